@@ -1,4 +1,4 @@
-"""Edits of generated classes: compared off the event loop, once a second, within the budget of their namespace."""
+"""Test that edits of generated classes are compared in a thread, once a second, within the budget of a namespace."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ CLASS = Key("shop", "shop")
 ITEMS = 2_000
 
 
-def class_of(*names: str, generation: int = 1) -> SecretProviderClass:
+def make_class(*names: str, generation: int = 1) -> SecretProviderClass:
     """Return a class as an AKVSync generates it, with these items."""
     source = expand_akvsync(akv_sync("[{secretInAKV: a}]")).source
     assert source
@@ -36,7 +36,7 @@ def class_of(*names: str, generation: int = 1) -> SecretProviderClass:
     )
 
 
-def sync_of(name: str, *keys: str) -> SecretSync:
+def make_sync(name: str, *keys: str) -> SecretSync:
     spec: dict[str, Any] = {
         "secretProviderClassName": "shop",
         "serviceAccountName": "shop",
@@ -49,33 +49,33 @@ NAMES = [f"item-{number}" for number in range(ITEMS)]
 
 
 class ClassEditsHarness:
-    """A class, the SecretSyncs that use it, and the keys that its edits concern."""
+    """A class, the SecretSyncs that use it, and the keys that its edits affect."""
 
-    def __init__(self, first: SecretProviderClass, *users: SecretSync, pool: ParsingPool | None = None) -> None:
-        self.now = first
+    def __init__(self, source: SecretProviderClass, *users: SecretSync, pool: ParsingPool | None = None) -> None:
+        self.current = source
         self.found: list[AffectedKeys] = []
-        self._more = asyncio.Event()
+        self._added = asyncio.Event()
         self.syncs = {Key("shop", user.metadata.name): user for user in users}
-        self.edits = ClassEdits(pool or ParsingPool(), lambda _: self.now, lambda _: self.syncs, self._note)
+        self.edits = ClassEdits(pool or ParsingPool(), lambda _: self.current, lambda _: self.syncs, self._add)
 
     def edit(self, after: SecretProviderClass) -> None:
-        before, self.now = self.now, after
+        before, self.current = self.current, after
         self.edits.handle_edit(CLASS, before)
 
-    def _note(self, affected_keys: AffectedKeys) -> None:
+    def _add(self, affected_keys: AffectedKeys) -> None:
         self.found.append(affected_keys)
-        self._more.set()
+        self._added.set()
 
-    async def settled(self, count: int) -> None:
+    async def wait_for_results(self, count: int) -> None:
         async with asyncio.timeout(20):
             while len(self.found) < count:
-                self._more.clear()
-                await self._more.wait()
+                self._added.clear()
+                await self._added.wait()
 
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a growing list of the threads that compared."""
+    """Return a list that gets the name of each thread that compares an edit."""
     found: list[str] = []
     real = class_edits.affected_keys
 
@@ -88,8 +88,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_small_edit_is_compared_at_once() -> None:
-    harness = ClassEditsHarness(class_of("a", "b"), sync_of("one", "a", "b"), sync_of("other", "b"))
-    harness.edit(class_of("a", "c", generation=2))
+    harness = ClassEditsHarness(make_class("a", "b"), make_sync("one", "a", "b"), make_sync("other", "b"))
+    harness.edit(make_class("a", "c", generation=2))
     affected_keys = frozenset({"b", "b/*"})
     assert harness.found == [{Key("shop", "one"): affected_keys, Key("shop", "other"): affected_keys}]
 
@@ -97,11 +97,11 @@ async def test_small_edit_is_compared_at_once() -> None:
 @pytest.mark.parametrize("large", ["class", "users"])
 async def test_large_edit_is_compared_in_a_thread(large: str, threads: list[str]) -> None:
     names = NAMES if large == "class" else NAMES[:2]
-    users = [sync_of(f"s{number}", *NAMES) for number in range(1 if large == "class" else 50)]
-    harness = ClassEditsHarness(class_of(*names), *users)
-    assert thread_seconds(lambda: harness.edit(class_of(*names[:-1], generation=2))) < 0.05
+    users = [make_sync(f"s{number}", *NAMES) for number in range(1 if large == "class" else 50)]
+    harness = ClassEditsHarness(make_class(*names), *users)
+    assert thread_seconds(lambda: harness.edit(make_class(*names[:-1], generation=2))) < 0.05
     assert harness.found == []
-    await harness.settled(1)
+    await harness.wait_for_results(1)
     assert threads == ["parse"]
     affected_keys = frozenset({names[-1], f"{names[-1]}/*"})
     assert harness.found == [dict.fromkeys(harness.syncs, affected_keys)]
@@ -109,11 +109,11 @@ async def test_large_edit_is_compared_in_a_thread(large: str, threads: list[str]
 
 async def test_edits_within_a_second_are_compared_together(threads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(class_edits, "EDIT_INTERVAL", 0.3)
-    harness = ClassEditsHarness(class_of(*NAMES), sync_of("s", *NAMES))
-    for after in [class_of(*NAMES[number:], generation=1 + number) for number in range(1, 31)]:
+    harness = ClassEditsHarness(make_class(*NAMES), make_sync("s", *NAMES))
+    for after in [make_class(*NAMES[number:], generation=1 + number) for number in range(1, 31)]:
         harness.edit(after)
         await asyncio.sleep(0.001)
-    await harness.settled(2)
+    await harness.wait_for_results(2)
     assert len(threads) == 2
     keys = [keys for found in harness.found for keys in found.values()]
     # No edit is lost: the first comparison begins with the class before the first edit.
@@ -129,19 +129,19 @@ class SpentPool(ParsingPool):
         raise ParsingDeferred("the budget is spent", retry_after=30.0)
 
 
-async def test_namespace_that_spent_its_budget_fetches_everything(threads: list[str]) -> None:
-    harness = ClassEditsHarness(class_of(*NAMES), sync_of("s", *NAMES), pool=SpentPool())
-    harness.edit(class_of(*NAMES[1:], generation=2))
-    await harness.settled(1)
+async def test_edit_in_a_namespace_without_budget_affects_all_keys(threads: list[str]) -> None:
+    harness = ClassEditsHarness(make_class(*NAMES), make_sync("s", *NAMES), pool=SpentPool())
+    harness.edit(make_class(*NAMES[1:], generation=2))
+    await harness.wait_for_results(1)
     assert (threads, harness.found) == ([], [{Key("shop", "s"): None}])
 
 
-async def test_deleted_class_and_other_edits_concern_everything() -> None:
-    harness = ClassEditsHarness(class_of(*NAMES), sync_of("s", "item-1"))
+async def test_deleted_class_and_hand_written_class_affect_all_keys() -> None:
+    harness = ClassEditsHarness(make_class(*NAMES), make_sync("s", "item-1"))
     hand_written = msgspec.structs.replace(
-        class_of("a"), metadata=ObjectMeta(name="shop", namespace="shop", uid="class", generation=2)
+        make_class("a"), metadata=ObjectMeta(name="shop", namespace="shop", uid="class", generation=2)
     )
     harness.edits.handle_edit(CLASS, None)
     harness.edit(hand_written)
-    await harness.settled(2)
+    await harness.wait_for_results(2)
     assert harness.found == [{Key("shop", "s"): None}] * 2

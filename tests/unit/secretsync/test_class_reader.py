@@ -1,4 +1,4 @@
-"""Test the parsing of classes: each edit once, at most once a second, and large ones off the event loop."""
+"""Test that each edit of a class is parsed once, at most one a second, and a large class in a thread."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from tests.support.builders import make_provider_class
 USER, INVALID = "array: ['objectName: user']", "array: {"
 
 
-def edited(generation: int, objects: str = USER, name: str = "class") -> SecretProviderClass:
+def make_class(generation: int, objects: str = USER, name: str = "class") -> SecretProviderClass:
     base = make_provider_class(name=name)
     parameters = {"keyvaultName": "shop", "clientID": "c", "tenantID": "t", "objects": objects}
     return msgspec.structs.replace(
@@ -36,12 +36,12 @@ async def test_edits_of_a_class_are_parsed_once_a_second_and_the_last_wins() -> 
     reader = ClassReader(ParsingPool(), without_identity=False, clock=lambda: now[0])
     parsed = 0
     for generation in range(1, 31):  # thirty edits within a second
-        if not reader.seconds_until_parse(edited(generation)):
-            await reader.read_config(edited(generation))
+        if not reader.seconds_until_parse(make_class(generation)):
+            await reader.read_config(make_class(generation))
             parsed += 1
         now[0] += EDIT_INTERVAL / 31
     assert parsed == 1
-    last = edited(30, "array: ['objectName: last']")
+    last = make_class(30, "array: ['objectName: last']")
     now[0] += reader.seconds_until_parse(last)
     assert reader.seconds_until_parse(last) == 0
     assert list((await reader.read_config(last)).objects) == ["last"]
@@ -50,11 +50,11 @@ async def test_edits_of_a_class_are_parsed_once_a_second_and_the_last_wins() -> 
 @pytest.mark.parametrize(
     ("item", "later", "seconds"),
     [
-        pytest.param(edited(1), 0.25, 0.0, id="the edit is parsed already"),
-        pytest.param(edited(2), 0.25, 0.75, id="another edit within the second"),
-        pytest.param(edited(2), 1.0, 0.0, id="another edit after a second"),
-        pytest.param(edited(2), 9.0, 0.0, id="another edit later"),
-        pytest.param(edited(2, name="other"), 0.25, 0.0, id="another class"),
+        pytest.param(make_class(1), 0.25, 0.0, id="the edit is parsed already"),
+        pytest.param(make_class(2), 0.25, 0.75, id="another edit within the second"),
+        pytest.param(make_class(2), 1.0, 0.0, id="another edit after a second"),
+        pytest.param(make_class(2), 9.0, 0.0, id="another edit later"),
+        pytest.param(make_class(2, name="other"), 0.25, 0.0, id="another class"),
     ],
 )
 async def test_next_edit_may_be_parsed_a_second_after_the_start_of_the_last_parsing(
@@ -63,7 +63,7 @@ async def test_next_edit_may_be_parsed_a_second_after_the_start_of_the_last_pars
     now = [100.0]
     reader = ClassReader(ParsingPool(), without_identity=False, clock=lambda: now[0])
     assert reader.seconds_until_parse(item) == 0.0
-    await reader.read_config(edited(1))
+    await reader.read_config(make_class(1))
     now[0] += later
     assert reader.seconds_until_parse(item) == seconds
 
@@ -72,7 +72,7 @@ async def test_large_class_is_parsed_off_the_event_loop() -> None:
     reader = ClassReader(ParsingPool(), without_identity=False)
     objects = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(4_000))
     assert len(objects) > SMALL
-    gaps: list[float] = []  # in CPU seconds of the event loop's thread, which neither the load nor the parser changes
+    gaps: list[float] = []  # in CPU seconds of the event loop's thread: load and the parser do not count
 
     async def watch() -> None:
         last = time.thread_time()
@@ -81,17 +81,17 @@ async def test_large_class_is_parsed_off_the_event_loop() -> None:
             gaps.append(-(last - (last := time.thread_time())))
 
     watcher = asyncio.create_task(watch())
-    began = time.process_time()
+    start = time.process_time()
     with contextlib.suppress(ClassError):
-        await reader.read_config(edited(1, objects))
-    took = time.process_time() - began
+        await reader.read_config(make_class(1, objects))
+    duration = time.process_time() - start
     watcher.cancel()
-    assert max(gaps) < max(0.05, took / 2)
+    assert max(gaps) < max(0.05, duration / 2)
 
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a growing list of the generations that were parsed."""
+    """Return a list that gets the generation of each class that is parsed."""
     found: list[int] = []
     real = provider_class.read_class
 
@@ -109,7 +109,7 @@ LARGE = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(
 @pytest.mark.parametrize("objects", [LARGE, LARGE + "}"], ids=["valid", "refused"])
 async def test_class_that_many_secretsyncs_read_at_once_is_parsed_once(objects: str, parsed: list[int]) -> None:
     reader = ClassReader(ParsingPool(), without_identity=False)
-    source = edited(1, objects)
+    source = make_class(1, objects)
     results = await asyncio.gather(*(reader.read_config(source) for _ in range(32)), return_exceptions=True)
     assert parsed == [1]
     assert len({str(result) for result in results}) == 1
@@ -118,7 +118,7 @@ async def test_class_that_many_secretsyncs_read_at_once_is_parsed_once(objects: 
 
 async def test_reader_with_a_newer_edit_does_not_get_the_result_of_the_older_one(parsed: list[int]) -> None:
     reader = ClassReader(ParsingPool(), without_identity=False)
-    older, newer = edited(1, LARGE), edited(2, LARGE + "- 'objectName: b'")
+    older, newer = make_class(1, LARGE), make_class(2, LARGE + "- 'objectName: b'")
     configs = await asyncio.gather(reader.read_config(older), reader.read_config(newer))
     assert parsed == [1, 2]
     assert ["b" in config.objects for config in configs] == [False, True]
@@ -126,8 +126,8 @@ async def test_reader_with_a_newer_edit_does_not_get_the_result_of_the_older_one
 
 async def test_known_result_is_returned_while_a_newer_edit_is_parsed(parsed: list[int]) -> None:
     reader = ClassReader(ParsingPool(), without_identity=False)
-    await reader.read_config(edited(1))
-    newer, older = await asyncio.gather(reader.read_config(edited(2, LARGE)), reader.read_config(edited(1)))
+    await reader.read_config(make_class(1))
+    newer, older = await asyncio.gather(reader.read_config(make_class(2, LARGE)), reader.read_config(make_class(1)))
     assert (list(older.objects), len(newer.objects)) == (["user"], SMALL // 20)
     assert parsed == [1, 2]
 
@@ -136,15 +136,15 @@ async def test_invalid_class_is_parsed_once_and_each_reader_gets_the_error(parse
     reader = ClassReader(ParsingPool(), without_identity=False)
     for _ in range(2):
         with pytest.raises(ClassError, match=r"^SecretProviderClass class: .*objects") as caught:
-            await reader.read_config(edited(1, INVALID))
+            await reader.read_config(make_class(1, INVALID))
         assert caught.value.__context__ is None
     assert parsed == [1]
 
 
 async def test_classes_of_the_same_generation_have_their_own_results() -> None:
     reader = ClassReader(ParsingPool(), without_identity=False)
-    first = await reader.read_config(edited(1))
-    second = await reader.read_config(edited(1, "array: ['objectName: pass']", "other"))
+    first = await reader.read_config(make_class(1))
+    second = await reader.read_config(make_class(1, "array: ['objectName: pass']", "other"))
     assert [list(config.objects) for config in (first, second)] == [["user"], ["pass"]]
 
 
@@ -152,7 +152,7 @@ async def test_forgotten_class_is_parsed_again(parsed: list[int]) -> None:
     reader = ClassReader(ParsingPool(), without_identity=False)
     for _ in range(2):
         reader.forget(Key("team", "class"))
-        await reader.read_config(edited(1))
+        await reader.read_config(make_class(1))
     assert parsed == [1, 1]
 
 
@@ -171,8 +171,8 @@ class RecordingPool(ParsingPool):
 @pytest.mark.parametrize(("length", "threads"), [(4096, []), (4097, ["team"])])
 async def test_class_of_more_than_4096_characters_gets_a_thread(length: int, threads: list[str]) -> None:
     pool = RecordingPool()
-    rest = sum(map(len, edited(1).spec.parameters.values()))
-    config = await ClassReader(pool, without_identity=False).read_config(edited(1, USER + " " * (length - rest)))
+    rest = sum(map(len, make_class(1).spec.parameters.values()))
+    config = await ClassReader(pool, without_identity=False).read_config(make_class(1, USER + " " * (length - rest)))
     assert (list(config.objects), pool.threads) == (["user"], threads)
 
 
@@ -190,7 +190,7 @@ class SpentOnce(ParsingPool):
 
 async def test_deferred_work_is_done_by_the_next_reader(parsed: list[int]) -> None:
     reader = ClassReader(SpentOnce(), without_identity=False)
-    source = edited(1, LARGE)
+    source = make_class(1, LARGE)
     results = await asyncio.gather(*(reader.read_config(source) for _ in range(2)), return_exceptions=True)
     assert [isinstance(result, ParsingDeferred) for result in results] == [True, False]
     assert parsed == [1]

@@ -1,4 +1,4 @@
-"""The series of each SecretSync: as many as it has objects, and none for deleted ones."""
+"""Test the metric series of SecretSyncs and of their objects."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -34,7 +34,7 @@ def collect_series(syncs: list[SecretSync]) -> dict[tuple[str, ...], float]:
     }
 
 
-def with_status(name: str, **status: Any) -> SecretSync:
+def make_sync_with_status(name: str, **status: Any) -> SecretSync:
     return msgspec.structs.replace(make_sync(name=name), status=SecretSyncStatus(**status))
 
 
@@ -45,10 +45,10 @@ def test_series_have_the_last_sync_and_the_expiry_of_objects() -> None:
     ]
     found = collect_series(
         [
-            with_status("new"),
-            with_status("old", last_successful_sync_time="2030-01-01T12:00:00Z", objects=objects),
-            with_status("odd", last_successful_sync_time="yesterday"),
-            with_status("polled", last_successful_sync_time="2030-01-01T12:00:00Z"),
+            make_sync_with_status("new"),
+            make_sync_with_status("old", last_successful_sync_time="2030-01-01T12:00:00Z", objects=objects),
+            make_sync_with_status("odd", last_successful_sync_time="yesterday"),
+            make_sync_with_status("polled", last_successful_sync_time="2030-01-01T12:00:00Z"),
         ]
     )
     assert found == {
@@ -65,7 +65,7 @@ def test_series_of_one_namespace_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(budgets, "OBJECT_SERIES", budgets.OBJECT_SERIES._replace(limit=10))
     expires = "2030-01-01T12:00:01Z"
     objects = [ObjectVersion(target_key=key, object="secret/a", version="1", expires=expires) for key in "ab"]
-    many = [with_status(f"s{number}", objects=objects) for number in range(20)]
+    many = [make_sync_with_status(f"s{number}", objects=objects) for number in range(20)]
     other = make_sync(name="shop")
     other = msgspec.structs.replace(other, metadata=msgspec.structs.replace(other.metadata, namespace="neighbour"))
     found = collect_series([*many, other])

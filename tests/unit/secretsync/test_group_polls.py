@@ -1,4 +1,4 @@
-"""When a poll of a whole group counts, what of it is recorded, and what a process that starts makes of that."""
+"""Test when a poll of a group is recorded, and which records a new process uses."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ KEYS = [Key("team", name) for name in "abc"]
 A, B, C = KEYS
 
 
-def test_poll_counts_once_all_that_it_found_is_reported() -> None:
+def test_poll_counts_after_all_its_changes_are_reported() -> None:
     equal: list[tuple[PollGroup, float]] = []
     polls = GroupPolls(lambda group, moment: equal.append((group, moment)))
     polls.mark_polled(HOURLY, 1, [])
@@ -82,13 +82,13 @@ def test_report_after_a_reset_settles_no_earlier_poll() -> None:
 def test_no_poll_counts_while_a_secretsync_that_it_found_unequal_is_open(
     steps: list[tuple[PollGroup | None, set[Key]]],
 ) -> None:
-    """A step is a poll of a group, or (None) reports. The model is a plain set for each group."""
+    """A step is a poll of a group, or reports if the group is None. The model has a set of open keys for each group."""
     equal: list[tuple[PollGroup, float]] = []
     polls = GroupPolls(lambda group, moment: equal.append((group, moment)))
     last: dict[PollGroup, tuple[float, set[Key]]] = {}
     expected: list[tuple[PollGroup, float]] = []
 
-    def count() -> None:
+    def count_settled_polls() -> None:
         for group in [group for group, (_, open_keys) in last.items() if not open_keys]:
             expected.append((group, last.pop(group)[0]))
 
@@ -98,7 +98,7 @@ def test_no_poll_counts_while_a_secretsync_that_it_found_unequal_is_open(
                 polls.mark_settled(key)
                 for _, open_keys in last.values():
                     open_keys.discard(key)
-                count()
+                count_settled_polls()
             continue
         last.pop(group, None)
         for key in sorted(keys):
@@ -106,11 +106,11 @@ def test_no_poll_counts_while_a_secretsync_that_it_found_unequal_is_open(
                 open_keys.discard(key)
         polls.mark_polled(group, number, sorted(keys))
         last[group] = (number, set(keys))
-        count()
+        count_settled_polls()
     assert sorted(equal, key=str) == sorted(expected, key=str)
 
 
-def recorded(name: str, group: str, time: datetime | str) -> SecretSync:
+def make_sync_with_record(name: str, group: str, time: datetime | str) -> SecretSync:
     text = time if isinstance(time, str) else time.isoformat()
     status = SecretSyncStatus(last_group_poll=GroupPoll(group=group, time=text))
     return msgspec.structs.replace(make_sync(name=name), status=status)
@@ -118,17 +118,17 @@ def recorded(name: str, group: str, time: datetime | str) -> SecretSync:
 
 def test_newest_record_of_a_group_counts_within_its_namespace() -> None:
     old, new = NOON - timedelta(hours=2), NOON - timedelta(hours=1)
-    mine = [
-        recorded("a", "x", old),
-        recorded("b", "x", new),
-        recorded("c", "y", old),
-        recorded("d", "y", "yesterday"),
-        recorded("e", "y", NOON + timedelta(seconds=1)),
+    records = [
+        make_sync_with_record("a", "x", old),
+        make_sync_with_record("b", "x", new),
+        make_sync_with_record("c", "y", old),
+        make_sync_with_record("d", "y", "yesterday"),
+        make_sync_with_record("e", "y", NOON + timedelta(seconds=1)),
         make_sync(name="f"),
     ]
-    other = recorded("g", "x", NOON)
+    other = make_sync_with_record("g", "x", NOON)
     other = msgspec.structs.replace(other, metadata=msgspec.structs.replace(other.metadata, namespace="neighbour"))
-    found = recorded_polls([*mine, other], NOON)
+    found = recorded_polls([*records, other], NOON)
     assert found == {("team", "x"): new, ("team", "y"): old, ("neighbour", "x"): NOON}
 
 
@@ -152,11 +152,11 @@ def test_recent_record_is_enough_for_the_interval(known: GroupPoll | None, inter
 
 
 def test_groups_differ_in_identity_vault_and_an_interval_of_their_own() -> None:
-    def changed(**fields: object) -> PollGroup:
+    def change_group(**fields: object) -> PollGroup:
         return msgspec.structs.replace(HOURLY, **fields)
 
-    who = msgspec.structs.replace(HOURLY.identity, service_account="other")
-    different = [HOURLY, OTHER, changed(cloud="x"), changed(interval=60.0), changed(identity=who)]
+    identity = msgspec.structs.replace(HOURLY.identity, service_account="other")
+    different = [HOURLY, OTHER, change_group(cloud="x"), change_group(interval=60.0), change_group(identity=identity)]
     assert len({group.fingerprint(3600.0) for group in different}) == len(different)
-    # Another value of the chart changes the interval of all groups that have none of their own.
-    assert changed(interval=7200.0).fingerprint(7200.0) == HOURLY.fingerprint(3600.0)
+    # A new chart value changes the interval of all groups without an interval of their own.
+    assert change_group(interval=7200.0).fingerprint(7200.0) == HOURLY.fingerprint(3600.0)

@@ -1,4 +1,4 @@
-"""The process that opens PFX files: its results, and its end for files that take too long."""
+"""Test the results of the process that opens PFX files, and that it is stopped when a file takes too long."""
 
 import base64
 import threading
@@ -54,6 +54,6 @@ def test_pfx_that_takes_too_long_is_stopped_and_blocks_no_thread(monkeypatch: py
 
 
 def test_same_pfx_with_few_iterations_only_has_a_wrong_password() -> None:
-    """With few iterations the same file opens, and only its password is wrong. So the iterations cause the timeout."""
+    """With few iterations, the same file only has a wrong password. So the iterations cause the timeout."""
     with pytest.raises(ObjectError, match="has a password, or is damaged"):
         certificates.parse_bundle(make_slow_pfx(2048).encode(), WHAT, pkcs12_sandbox.pfx_to_pem)

@@ -1,4 +1,4 @@
-"""The status patch, the event and the log line of each outcome, with a scripted API server."""
+"""Test the status patch, the event and the log line of each outcome, with a scripted API server."""
 
 import asyncio
 import json
@@ -40,24 +40,26 @@ EMPTY = SecretSyncStatus()
 SHOP = Key("team", "shop")
 
 
-def status(outcome: Reportable, before: SecretSyncStatus = EMPTY, of: SecretSync | None = None) -> SecretSyncStatus:
-    return next_status((of or make_sync()).metadata, before, make_provider_class(), outcome, NOON)
+def make_status(
+    outcome: Reportable, before: SecretSyncStatus = EMPTY, sync: SecretSync | None = None
+) -> SecretSyncStatus:
+    return next_status((sync or make_sync()).metadata, before, make_provider_class(), outcome, NOON)
 
 
-def edited(found: SecretSync) -> SecretSync:
+def set_later_version(found: SecretSync) -> SecretSync:
     """Return the SecretSync with a later resourceVersion."""
     return msgspec.structs.replace(found, metadata=msgspec.structs.replace(found.metadata, resource_version="9"))
 
 
-def stored_status(status: object) -> ScriptedResponse:
+def make_status_response(status: object) -> ScriptedResponse:
     """Return the response of an API server that stores this status."""
     found = msgspec.to_builtins(make_sync())
     return ScriptedResponse(found | {"status": status, "metadata": found["metadata"] | {"resourceVersion": "8"}})
 
 
-def store_status(asked: ReceivedRequest) -> ScriptedResponse:
+def store_status(request: ReceivedRequest) -> ScriptedResponse:
     """Return the response of an API server that stores the status of the request."""
-    return stored_status(json.loads(asked.body).get("status"))
+    return make_status_response(json.loads(request.body).get("status"))
 
 
 class ReporterHarness:
@@ -75,15 +77,15 @@ class ReporterHarness:
         self.syncs: Store[SecretSync] = Store()
 
     async def report(
-        self, before: SecretSyncStatus, after: SecretSyncStatus, of: SecretSync | None = None
+        self, before: SecretSyncStatus, after: SecretSyncStatus, sync: SecretSync | None = None
     ) -> ReportResult:
-        result = await self.reporter.report_status(self.syncs, (of or make_sync()).metadata, before, after)
+        result = await self.reporter.report_status(self.syncs, (sync or make_sync()).metadata, before, after)
         await self.events.work()
         return result
 
     def sent_to(self, path: str) -> list[dict[str, Any]]:
         """Return the bodies of the requests whose path has this suffix."""
-        return [json.loads(asked.body) for asked in self.server.requests if asked.path.endswith(path)]
+        return [json.loads(request.body) for request in self.server.requests if request.path.endswith(path)]
 
     @property
     def not_ready_count(self) -> float | None:
@@ -103,7 +105,7 @@ async def harness(caplog: pytest.LogCaptureFixture) -> AsyncIterator[ReporterHar
 
 
 async def test_status_patch_has_every_field_so_that_no_old_value_remains(harness: ReporterHarness) -> None:
-    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.DONE
+    assert await harness.report(EMPTY, make_status(UNREACHABLE)) is ReportResult.DONE
     (body,) = harness.sent_to("/secretsyncs/shop/status")
     assert body["metadata"] == {"resourceVersion": "7"}
     assert set(body["status"]) == {
@@ -118,11 +120,14 @@ async def test_status_patch_has_every_field_so_that_no_old_value_remains(harness
     assert body["status"]["objects"] == []
     assert {item["type"] for item in body["status"]["conditions"]} == {"Ready", "SecretCreated", "SecretUpdated"}
     read_back = msgspec.convert(body["status"], SecretSyncStatus)
-    assert read_back == status(UNREACHABLE)
+    assert read_back == make_status(UNREACHABLE)
 
 
 async def test_equal_status_is_not_written(harness: ReporterHarness) -> None:
-    assert await harness.report(status(UNREACHABLE), status(UNREACHABLE, status(UNREACHABLE))) is ReportResult.DONE
+    assert (
+        await harness.report(make_status(UNREACHABLE), make_status(UNREACHABLE, make_status(UNREACHABLE)))
+        is ReportResult.DONE
+    )
     assert not harness.server.requests
 
 
@@ -134,22 +139,22 @@ async def test_refused_status_is_reported_as_not_written_and_sends_no_event(
     harness: ReporterHarness, answer: ScriptedResponse
 ) -> None:
     harness.server.add_responses(answer)
-    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.NOT_WRITTEN
+    assert await harness.report(EMPTY, make_status(UNREACHABLE)) is ReportResult.NOT_WRITTEN
     assert not harness.sent_to("/events")
 
 
 async def test_status_conflict_is_reported_as_outdated_and_sends_no_event(harness: ReporterHarness) -> None:
     harness.server.add_responses(error_response(409))
-    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.OUTDATED
+    assert await harness.report(EMPTY, make_status(UNREACHABLE)) is ReportResult.OUTDATED
     assert not harness.sent_to("/events")
 
 
 async def test_written_status_is_in_the_store_before_the_watch_delivers_it(harness: ReporterHarness) -> None:
     harness.syncs.set(make_sync())
-    await harness.report(EMPTY, status(WRITTEN))
+    await harness.report(EMPTY, make_status(WRITTEN))
     found = harness.syncs.get(SHOP)
     assert isinstance(found, SecretSync)
-    assert found.status == status(WRITTEN)
+    assert found.status == make_status(WRITTEN)
     assert found.metadata.resource_version == "8"
 
 
@@ -157,7 +162,7 @@ async def test_written_status_is_in_the_store_before_the_watch_delivers_it(harne
     "newer",
     [
         pytest.param(make_sync(uid="another"), id="recreated"),
-        pytest.param(edited(make_sync(("other",), generation=2)), id="edited"),
+        pytest.param(set_later_version(make_sync(("other",), generation=2)), id="edited"),
         pytest.param(None, id="deleted"),
     ],
 )
@@ -166,30 +171,30 @@ async def test_written_status_does_not_replace_a_newer_object_in_the_store(
 ) -> None:
     if newer:
         harness.syncs.set(newer)
-    await harness.report(EMPTY, status(WRITTEN))
+    await harness.report(EMPTY, make_status(WRITTEN))
     assert harness.syncs.get(SHOP) == newer
 
 
 async def test_status_of_a_deleted_secretsync_is_dropped(harness: ReporterHarness) -> None:
     harness.server.add_responses(error_response(404))
-    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.DONE
+    assert await harness.report(EMPTY, make_status(UNREACHABLE)) is ReportResult.DONE
     assert harness.not_ready_count == 0
 
 
 async def test_crd_that_drops_a_status_field_is_logged(
     harness: ReporterHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness.server.add_responses(stored_status({"conditions": []}))
-    await harness.report(EMPTY, status(WRITTEN))
+    harness.server.add_responses(make_status_response({"conditions": []}))
+    await harness.report(EMPTY, make_status(WRITTEN))
     assert "drops status.objects: apply this chart's CRDs" in caplog.text
 
 
 async def test_gauge_counts_secretsyncs_that_are_not_ready(harness: ReporterHarness) -> None:
     other = make_sync(name="other")
-    await harness.report(EMPTY, status(UNREACHABLE))
-    await harness.report(EMPTY, status(UNREACHABLE, of=other), of=other)
+    await harness.report(EMPTY, make_status(UNREACHABLE))
+    await harness.report(EMPTY, make_status(UNREACHABLE, sync=other), sync=other)
     assert harness.not_ready_count == 2
-    await harness.report(status(UNREACHABLE), status(WRITTEN, status(UNREACHABLE)))
+    await harness.report(make_status(UNREACHABLE), make_status(WRITTEN, make_status(UNREACHABLE)))
     assert harness.not_ready_count == 1
     harness.reporter.forget("team", "other")
     assert harness.not_ready_count == 0
@@ -202,12 +207,12 @@ async def test_gauge_counts_secretsyncs_that_are_not_ready(harness: ReporterHarn
     ("before", "outcome", "is_change"),
     [
         pytest.param(EMPTY, WRITTEN, True, id="first status"),
-        pytest.param(status(SAME), UNREACHABLE, True, id="failure"),
-        pytest.param(status(UNREACHABLE), SAME, True, id="recovery"),
-        pytest.param(status(SAME), WRITTEN, True, id="new value"),
-        pytest.param(status(WRITTEN), SAME, False, id="unchanged in the vault"),
+        pytest.param(make_status(SAME), UNREACHABLE, True, id="failure"),
+        pytest.param(make_status(UNREACHABLE), SAME, True, id="recovery"),
+        pytest.param(make_status(SAME), WRITTEN, True, id="new value"),
+        pytest.param(make_status(WRITTEN), SAME, False, id="unchanged in the vault"),
         pytest.param(
-            status(UNREACHABLE),
+            make_status(UNREACHABLE),
             Failed(ProviderError("Key Vault shop is away", retry_after=5.0)),
             False,
             id="same failure",
@@ -221,7 +226,7 @@ async def test_only_a_change_sends_an_event_and_logs_a_line(
     outcome: Reportable,
     is_change: bool,
 ) -> None:
-    await harness.report(before, status(outcome, before))
+    await harness.report(before, make_status(outcome, before))
     assert len(harness.sent_to("/events")) == len(caplog.records) == (1 if is_change else 0)
 
 
@@ -231,7 +236,7 @@ async def test_only_a_change_sends_an_event_and_logs_a_line(
 async def test_event_and_log_line_have_the_same_content(
     harness: ReporterHarness, caplog: pytest.LogCaptureFixture, outcome: Reportable, kind: str, level: str
 ) -> None:
-    await harness.report(EMPTY, status(outcome))
+    await harness.report(EMPTY, make_status(outcome))
     (event,) = harness.sent_to("/apis/events.k8s.io/v1/namespaces/team/events")
     assert (event["type"], event["reason"], event["note"]) == (kind, outcome.reason, outcome.message)
     assert event["regarding"]["uid"] == make_sync().metadata.uid
@@ -244,8 +249,8 @@ async def test_event_and_log_line_have_the_same_content(
 
 
 async def test_refused_event_does_not_change_the_result(harness: ReporterHarness) -> None:
-    harness.server.add_responses(stored_status({"objects": []}), error_response(403))
-    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.DONE
+    harness.server.add_responses(make_status_response({"objects": []}), error_response(403))
+    assert await harness.report(EMPTY, make_status(UNREACHABLE)) is ReportResult.DONE
 
 
 async def test_events_of_a_deleted_namespace_are_dropped(harness: ReporterHarness) -> None:
@@ -259,7 +264,7 @@ async def test_events_of_a_deleted_namespace_are_dropped(harness: ReporterHarnes
 async def test_long_message_is_cut_in_event_and_log_line(
     harness: ReporterHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await harness.report(EMPTY, status(Failed(ProviderError("x" * 32_000))))
+    await harness.report(EMPTY, make_status(Failed(ProviderError("x" * 32_000))))
     (event,) = harness.sent_to("/events")
     assert len(event["note"]) == MAX_NOTE
     assert len(caplog.text) < 2000
@@ -267,9 +272,9 @@ async def test_long_message_is_cut_in_event_and_log_line(
 
 async def test_many_failures_do_not_flood_the_log(harness: ReporterHarness, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(300):
-        one = make_sync(name=f"s{number}")
+        sync = make_sync(name=f"s{number}")
         failed = Failed(ProviderError(f"secret {number} is not in Key Vault shop"))
-        await harness.report(EMPTY, status(failed, of=one), of=one)
+        await harness.report(EMPTY, make_status(failed, sync=sync), sync=sync)
     assert len(caplog.records) == LINES_A_MINUTE
     assert harness.not_ready_count == 300
 
@@ -365,7 +370,7 @@ def test_events_wait_until_no_more_are_recorded(seconds: float, closed: float | 
 
 
 async def test_unexpected_failure_loses_only_one_event(caplog: pytest.LogCaptureFixture) -> None:
-    class Failing:
+    class FailingClient:
         """An API client whose first request fails with an unexpected error."""
 
         def __init__(self) -> None:
@@ -377,7 +382,7 @@ async def test_unexpected_failure_loses_only_one_event(caplog: pytest.LogCapture
                 raise RuntimeError("canary of a value")
             return b"{}"
 
-    kube = Failing()
+    kube = FailingClient()
     events = EventRecorder(cast("KubeClient", kube), "pod-1")
     for note in ("first", "second"):
         events.record(make_sync().metadata, "Warning", "ProviderError", note)
@@ -400,7 +405,7 @@ async def test_normal_events_can_be_turned_off(normal: bool, notes: list[str]) -
 
 
 def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
-    """SecretSyncs of one namespace fail thousands of times a minute. The event of another is sent within a second."""
+    """One namespace has thousands of failures a minute. The event of another namespace is sent within a second."""
 
     async def main(clock: Callable[[], float]) -> list[SentEvent]:
         kube = RecordingClient(clock)
@@ -419,6 +424,6 @@ def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
         return kube.sent
 
     sent = virtual_time.run_virtual(main)
-    (at,) = [event.moment for event in sent if event.namespace == "neighbour"]
-    assert 59.9 <= at <= 61
+    (moment,) = [event.moment for event in sent if event.namespace == "neighbour"]
+    assert 59.9 <= moment <= 61
     assert len(sent) - 1 <= 3 * budgets.EVENTS.limit

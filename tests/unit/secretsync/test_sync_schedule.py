@@ -1,4 +1,4 @@
-"""The schedule of first attempts, and of drift checks: even over the interval, in batches, at most ten per second."""
+"""Test the schedule of first attempts, and of drift checks: spread, in batches, and at most ten per second."""
 
 import random
 from collections import Counter
@@ -51,14 +51,14 @@ def test_drift_check_runs_at_the_first_tick_after_its_time() -> None:
 def test_drift_checks_run_at_most_ten_per_second_and_otherwise_in_time(count: int) -> None:
     rng = random.Random(8)
     scheduler = DriftScheduler(Clock())
-    asked = [rng.uniform(0, 300) for _ in range(count)]
-    moments = [scheduler.reserve(delay) for delay in asked]
-    each = Counter(moments)
-    assert max(each.values()) <= MAX_PER_TICK == 10 * TICK
-    for delay, moment in zip(asked, moments, strict=True):
+    delays = [rng.uniform(0, 300) for _ in range(count)]
+    moments = [scheduler.reserve(delay) for delay in delays]
+    counts = Counter(moments)
+    assert max(counts.values()) <= MAX_PER_TICK == 10 * TICK
+    for delay, moment in zip(delays, moments, strict=True):
         tick = moment
         while (tick := tick - TICK) >= Clock.now + delay:
-            assert each[tick] == MAX_PER_TICK, "an earlier tick had room"
+            assert counts[tick] == MAX_PER_TICK, "an earlier tick had room"
 
 
 def test_past_reservations_are_deleted() -> None:
@@ -129,20 +129,20 @@ class ScheduleHarness:
         self.joined.append((key, group, wanted, age))
 
 
-def ago(seconds: float) -> datetime:
+def get_past_date(seconds: float) -> datetime:
     return DATE - timedelta(seconds=seconds)
 
 
-def synced(seconds: float, *later: Reportable, generation: int = 1) -> SecretSync:
+def make_synced_sync(seconds: float, *later: Reportable, generation: int = 1) -> SecretSync:
     """Return a SecretSync that was synced this many seconds ago, with these outcomes since."""
     found = make_sync()
     for outcome in (SYNCED, *later):
-        status = next_status(found.metadata, found.status, SOURCE, outcome, ago(seconds))
+        status = next_status(found.metadata, found.status, SOURCE, outcome, get_past_date(seconds))
         found = msgspec.structs.replace(found, status=status)
     return msgspec.structs.replace(found, metadata=msgspec.structs.replace(found.metadata, generation=generation))
 
 
-def without_time(sync: SecretSync) -> SecretSync:
+def remove_sync_time(sync: SecretSync) -> SecretSync:
     return msgspec.structs.replace(sync, status=msgspec.structs.replace(sync.status, last_successful_sync_time=None))
 
 
@@ -150,12 +150,12 @@ def without_time(sync: SecretSync) -> SecretSync:
     ("sync", "source", "share", "due"),
     [
         pytest.param(make_sync(), None, 1.0, NOW, id="no class"),
-        pytest.param(synced(600), None, 1.0, NOW, id="class was deleted"),
+        pytest.param(make_synced_sync(600), None, 1.0, NOW, id="class was deleted"),
         pytest.param(make_sync(), Unreadable(SOURCE.metadata, "m"), 1.0, NOW, id="unreadable class"),
         pytest.param(make_sync(), SOURCE, 0.0, NOW, id="new, shortest jitter"),
         pytest.param(make_sync(), SOURCE, 1.0, NOW + 60, id="new, longest jitter"),
-        pytest.param(synced(600, generation=2), SOURCE, 1.0, NOW + 60, id="edited"),
-        pytest.param(without_time(synced(600)), SOURCE, 1.0, NOW + 60, id="status without a time"),
+        pytest.param(make_synced_sync(600, generation=2), SOURCE, 1.0, NOW + 60, id="edited"),
+        pytest.param(remove_sync_time(make_synced_sync(600)), SOURCE, 1.0, NOW + 60, id="status without a time"),
     ],
 )
 async def test_sync_that_cannot_wait_for_a_poll_is_due_without_being_resolved(
@@ -167,34 +167,37 @@ async def test_sync_that_cannot_wait_for_a_poll_is_due_without_being_resolved(
 
 
 async def test_attempt_reports_why_a_sync_cannot_be_resolved() -> None:
-    harness, state, sync = ScheduleHarness(resolved=errors.InputError("m")), WorkState(), synced(600)
+    harness, state, sync = ScheduleHarness(resolved=errors.InputError("m")), WorkState(), make_synced_sync(600)
     assert await harness.schedule.decide_due(KEY, sync, SOURCE, state) is None
     assert (state.due, harness.requests, harness.joined) == (DueAt(NOW), [(sync, SOURCE)], [])
 
 
 async def test_sync_remains_undecided_until_its_class_can_be_parsed() -> None:
     harness, state = ScheduleHarness(resolved=Requeue(3.0)), WorkState()
-    assert await harness.schedule.decide_due(KEY, synced(600), SOURCE, state) == Requeue(3.0)
+    assert await harness.schedule.decide_due(KEY, make_synced_sync(600), SOURCE, state) == Requeue(3.0)
     assert (state.due, state.drift_check, harness.joined) == (Undecided(), None, [])
 
 
-def recorded(seconds: float, group: PollGroup = GROUP) -> SecretSync:
+def make_sync_with_record(seconds: float, group: PollGroup = GROUP) -> SecretSync:
     """Return another SecretSync whose status records a poll of this group."""
-    poll = GroupPoll(group=group.fingerprint(3600.0), time=format_time(ago(seconds)))
-    item = synced(9000)
+    poll = GroupPoll(group=group.fingerprint(3600.0), time=format_time(get_past_date(seconds)))
+    item = make_synced_sync(9000)
     return msgspec.structs.replace(item, status=msgspec.structs.replace(item.status, last_group_poll=poll))
 
 
 @pytest.mark.parametrize(
     ("sync", "records", "age"),
     [
-        pytest.param(synced(600), [], 600, id="no record"),
-        pytest.param(synced(600), [recorded(100)], 100, id="newer record"),
-        pytest.param(synced(600), [recorded(1200)], 600, id="older record"),
+        pytest.param(make_synced_sync(600), [], 600, id="no record"),
+        pytest.param(make_synced_sync(600), [make_sync_with_record(100)], 100, id="newer record"),
+        pytest.param(make_synced_sync(600), [make_sync_with_record(1200)], 600, id="older record"),
         pytest.param(
-            synced(600), [recorded(100, msgspec.structs.replace(GROUP, vault="x"))], 600, id="record of another group"
+            make_synced_sync(600),
+            [make_sync_with_record(100, msgspec.structs.replace(GROUP, vault="x"))],
+            600,
+            id="record of another group",
         ),
-        pytest.param(synced(600, UNREACHABLE), [recorded(100)], None, id="unreachable vault"),
+        pytest.param(make_synced_sync(600, UNREACHABLE), [make_sync_with_record(100)], None, id="unreachable vault"),
     ],
 )
 async def test_sync_that_is_current_joins_the_polls_of_its_group(
@@ -204,19 +207,19 @@ async def test_sync_that_is_current_joins_the_polls_of_its_group(
     harness.schedule.read_records(records)
     assert await harness.schedule.decide_due(KEY, sync, SOURCE, state) is None
     assert harness.joined == [(KEY, GROUP, WANTED, age)]
-    assert (state.due, state.equal_at) == (OnPoll(), None if age is None else ago(age))
+    assert (state.due, state.equal_at) == (OnPoll(), None if age is None else get_past_date(age))
 
 
 @pytest.mark.parametrize(
     ("sync", "due", "drift_check", "after"),
     [
         pytest.param(make_sync(), Undecided(), None, NOW + 150, id="new"),
-        pytest.param(synced(600), Undecided(), None, NOW, id="synced before"),
-        pytest.param(synced(600), DueAt(5.0), None, NOW, id="decided"),
-        pytest.param(synced(600), OnPoll(), 7.0, 7.0, id="all is decided"),
+        pytest.param(make_synced_sync(600), Undecided(), None, NOW, id="synced before"),
+        pytest.param(make_synced_sync(600), DueAt(5.0), None, NOW, id="decided"),
+        pytest.param(make_synced_sync(600), OnPoll(), 7.0, 7.0, id="both are decided"),
     ],
 )
-async def test_only_what_is_undecided_is_decided(
+async def test_only_undecided_times_are_decided(
     sync: SecretSync, due: Due, drift_check: float | None, after: float
 ) -> None:
     harness, state = ScheduleHarness(share=0.0), WorkState(due=due, drift_check=drift_check)

@@ -1,4 +1,4 @@
-"""Edits that concern some keys alone, of a SecretSync in every state of its work."""
+"""Test edits that affect only some keys of a SecretSync, in each state of its work."""
 
 import pytest
 
@@ -26,8 +26,8 @@ A, B = frozenset("a"), frozenset("b")
         (OnPoll(), Confirm(), False, A),
         (DueAt(9.0), Fetch(0.0, B), False, A | B),
         (Undecided(), Fetch(0.0, B), True, A | B),
-        pytest.param(DueAt(9.0), Fetch(0.0), False, None, id="all are to be fetched anyway"),
-        pytest.param(Undecided(), None, False, None, id="nothing is known of it yet"),
+        pytest.param(DueAt(9.0), Fetch(0.0), False, None, id="all keys are fetched anyway"),
+        pytest.param(Undecided(), None, False, None, id="new SecretSync"),
         pytest.param(OnPoll(), ReportFailure(ProviderError("down")), False, None, id="the vault could not be read"),
     ],
 )
