@@ -1,4 +1,4 @@
-"""Calls of the Kubernetes API, an answer to them, and a helper that returns their error."""
+"""Provide calls of the Kubernetes API, an answer to them, and a helper that returns their error."""
 
 from collections.abc import Awaitable, Callable
 

@@ -9,6 +9,6 @@ from tests.support.scripted_api_server import ScriptedApiServer, connect_to_api_
 
 
 @pytest.fixture
-async def both() -> AsyncIterator[tuple[ScriptedApiServer, KubeClient]]:
+async def server_and_client() -> AsyncIterator[tuple[ScriptedApiServer, KubeClient]]:
     async with connect_to_api_server() as pair:
         yield pair

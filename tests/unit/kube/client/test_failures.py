@@ -24,7 +24,9 @@ from tools.local_cluster.pki import ClusterAuthority
 POLICY = "secrets is forbidden: ValidatingAdmissionPolicy 'akv' with binding 'akv' denied request: not this type"
 BY_POLICY = "ValidatingAdmissionPolicy 'akv' refused the Secret (HTTP {})"
 WEBHOOK = 'admission webhook "guard.example.com" denied the request: the value is x'
-WEBHOOK_AWAY = 'Internal error occurred: failed calling webhook "guard.example.com": failed to call webhook: refused'
+WEBHOOK_UNAVAILABLE = (
+    'Internal error occurred: failed calling webhook "guard.example.com": failed to call webhook: refused'
+)
 BY_WEBHOOK = 'admission webhook "guard.example.com" refused the Secret (HTTP {})'
 REFUSED, UNABLE = "the API server refused a request", "the API server could not answer"
 
@@ -46,7 +48,7 @@ REFUSED, UNABLE = "the API server refused a request", "the API server could not 
             (error_response(code, WEBHOOK, Retry_After="17"), errors.Refused, BY_WEBHOOK.format(code), None)
             for code in (400, 401, 404, 409, 410, 413, 422, 429, 499, 500, 503)
         ),
-        (error_response(500, WEBHOOK_AWAY), errors.Unreachable, "could not be called (HTTP 500)", None),
+        (error_response(500, WEBHOOK_UNAVAILABLE), errors.Unreachable, "could not be called (HTTP 500)", None),
         (error_response(429, "slowly", Retry_After="17"), errors.Unreachable, UNABLE, 17),
         (error_response(429, "slowly"), errors.Unreachable, UNABLE, None),
         (error_response(429, "slowly", Retry_After="Wed, 01 Jan 2031 00:00:00 GMT"), errors.Unreachable, UNABLE, None),
@@ -62,13 +64,13 @@ REFUSED, UNABLE = "the API server refused a request", "the API server could not 
     ],
 )
 async def test_each_error_status_becomes_its_error(
-    both: tuple[ScriptedApiServer, KubeClient],
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
     answer: ScriptedResponse,
     kind: type[errors.KubeError],
     message: str,
     retry_after: float | None,
 ) -> None:
-    server, api = both
+    server, api = server_and_client
     server.add_responses(answer)
     error = await catch_error(probe_secret(api))
     assert type(error) is kind
@@ -77,8 +79,8 @@ async def test_each_error_status_becomes_its_error(
     assert error.reason == (Reason.POLICY_REFUSED if kind is errors.PolicyRefused else Reason.SYNC_FAILED)
 
 
-async def test_long_message_is_truncated(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    server, api = both
+async def test_long_message_is_truncated(server_and_client: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = server_and_client
     server.add_responses(error_response(403, "x" * 100_000))
     error = await catch_error(permissions.SECRET_SYNC_STATUS.patch_status(api, META, {}))
     assert len(error.message) == MAX_TEXT
@@ -97,10 +99,10 @@ async def test_long_message_is_truncated(both: tuple[ScriptedApiServer, KubeClie
 )
 @pytest.mark.parametrize("body", [b"<html>Sign in to the network</html>", b"", b"\xff", b"[]", b'{"metadata":'])
 async def test_invalid_body_with_a_success_status_is_unreachable(
-    both: tuple[ScriptedApiServer, KubeClient], call: Call, body: bytes
+    server_and_client: tuple[ScriptedApiServer, KubeClient], call: Call, body: bytes
 ) -> None:
     # A proxy between the controller and the API server may send any answer.
-    server, api = both
+    server, api = server_and_client
     server.add_responses(ScriptedResponse(body))
     assert isinstance(await catch_error(call(api)), errors.Unreachable)
 
@@ -115,9 +117,9 @@ async def test_invalid_body_with_a_success_status_is_unreachable(
     ],
 )
 async def test_error_contains_no_value_that_was_written(
-    both: tuple[ScriptedApiServer, KubeClient], answer: ScriptedResponse
+    server_and_client: tuple[ScriptedApiServer, KubeClient], answer: ScriptedResponse
 ) -> None:
-    server, api = both
+    server, api = server_and_client
     server.add_responses(answer)
     encoded = base64.b64encode(CANARY.encode()).decode()
     error = await catch_error(permissions.SECRETS.merge(api, META, {"data": {"key": encoded}, "note": CANARY}))
@@ -127,9 +129,9 @@ async def test_error_contains_no_value_that_was_written(
 
 
 async def test_late_answer_is_reported_as_unreachable(
-    both: tuple[ScriptedApiServer, KubeClient], monkeypatch: pytest.MonkeyPatch
+    server_and_client: tuple[ScriptedApiServer, KubeClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, api = both
+    server, api = server_and_client
     monkeypatch.setattr(client, "TIMEOUT", 0.5)
     error = await catch_error(probe_secret(api))
     assert isinstance(error, errors.Unreachable)
@@ -137,8 +139,10 @@ async def test_late_answer_is_reported_as_unreachable(
     assert len(server.requests) == 1
 
 
-async def test_broken_connection_is_reported_as_unreachable(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    server, api = both
+async def test_broken_connection_is_reported_as_unreachable(
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
+) -> None:
+    server, api = server_and_client
     server.add_responses(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True))
     error = await catch_error(probe_secret(api))
     assert isinstance(error, errors.Unreachable)
@@ -174,9 +178,9 @@ async def test_only_the_clusters_own_authority_is_trusted(tmp_path: Path) -> Non
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x"])
 @pytest.mark.parametrize("status", [200, 403])
 async def test_compressed_answer_is_not_decompressed(
-    both: tuple[ScriptedApiServer, KubeClient], encoding: str, status: int
+    server_and_client: tuple[ScriptedApiServer, KubeClient], encoding: str, status: int
 ) -> None:
-    server, api = both
+    server, api = server_and_client
     server.add_responses(
         ScriptedResponse(gzip.compress(b"{}" * 2**20), status=status, headers={"Content-Encoding": encoding})
     )
@@ -184,8 +188,10 @@ async def test_compressed_answer_is_not_decompressed(
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-async def test_answer_that_is_too_large_is_not_read_to_its_end(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    server, api = both
+async def test_answer_that_is_too_large_is_not_read_to_its_end(
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
+) -> None:
+    server, api = server_and_client
     server.add_responses(ScriptedResponse(b" " * (client.MAX_ANSWER + 1)))
     assert isinstance(await catch_error(probe_secret(api)), errors.AnswerTooLarge)
 
@@ -201,9 +207,9 @@ SECRET_REQUESTS: dict[str, Call] = {
 
 @pytest.mark.parametrize("call_name", SECRET_REQUESTS)
 async def test_error_of_a_secret_request_contains_no_foreign_text(
-    both: tuple[ScriptedApiServer, KubeClient], call_name: str
+    server_and_client: tuple[ScriptedApiServer, KubeClient], call_name: str
 ) -> None:
-    server, api = both
+    server, api = server_and_client
     for form in SOME_FORMS:
         for status in (400, 403, 404, 409, 410, 413, 422, 429, 500, 504):
             text = f'admission webhook "x" denied the request: {form(canaries.CANARY)}'

@@ -121,7 +121,7 @@ TOKEN = {"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:0
     ],
 )
 async def test_each_call_sends_its_request(
-    both: tuple[ScriptedApiServer, KubeClient],
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
     call: Call,
     answer: dict[str, object],
     method: str,
@@ -129,28 +129,28 @@ async def test_each_call_sends_its_request(
     query: dict[str, str],
     body: object,
 ) -> None:
-    server, api = both
+    server, api = server_and_client
     server.add_responses(answer)
     await call(api)
-    (asked,) = server.requests
-    assert (asked.method, asked.path, asked.query) == (method, path, query)
-    assert (msgspec.json.decode(asked.body) if asked.body else None) == body
+    (request,) = server.requests
+    assert (request.method, request.path, request.query) == (method, path, query)
+    assert (msgspec.json.decode(request.body) if request.body else None) == body
 
 
 @pytest.mark.parametrize("answer", [PARTIAL, error_response(403, "no")])
 async def test_request_body_is_zeroized_after_the_call(
-    both: tuple[ScriptedApiServer, KubeClient],
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
     answer: dict[str, object] | ScriptedResponse,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server, api = both
+    server, api = server_and_client
     bodies: list[bytearray] = []
 
-    def watched(body: bytearray) -> None:
+    def zeroize_and_record(body: bytearray) -> None:
         bodies.append(body)
         zeroize(body)
 
-    monkeypatch.setattr(client, "zeroize", watched)
+    monkeypatch.setattr(client, "zeroize", zeroize_and_record)
     server.add_responses(answer)
     with contextlib.suppress(errors.Refused):
         await permissions.SECRETS.create(api, "team", {"data": {"k": CANARY}})
@@ -166,15 +166,19 @@ async def test_request_body_is_zeroized_after_the_call(
         lambda api: permissions.SECRETS.merge(api, META, {}),
     ],
 )
-async def test_secret_requests_accept_only_metadata(both: tuple[ScriptedApiServer, KubeClient], call: Call) -> None:
-    server, api = both
+async def test_secret_requests_accept_only_metadata(
+    server_and_client: tuple[ScriptedApiServer, KubeClient], call: Call
+) -> None:
+    server, api = server_and_client
     server.add_responses(PARTIAL)
     assert await call(api) == ObjectMeta(name="shop", namespace="team", resource_version="43")
     assert server.requests[0].headers["Accept"] == "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
-async def test_hostile_name_stays_in_its_place_in_the_path(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    server, api = both
+async def test_hostile_name_stays_in_its_place_in_the_path(
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
+) -> None:
+    server, api = server_and_client
     server.add_responses(error_response(404))
     with pytest.raises(errors.NotFound):
         await permissions.SECRETS.probe_metadata(api, "team", "../../x?a=b")
@@ -183,14 +187,14 @@ async def test_hostile_name_stays_in_its_place_in_the_path(both: tuple[ScriptedA
 
 
 async def test_every_request_has_the_current_token() -> None:
-    async def renewed() -> str:
+    async def make_token() -> str:
         return f"Bearer number-{len(server.requests)}"
 
-    async with run_api_server() as server, KubeClient(server.client_config()._replace(authorization=renewed)) as api:
+    async with run_api_server() as server, KubeClient(server.client_config()._replace(authorization=make_token)) as api:
         server.add_responses(PARTIAL, PARTIAL)
         await probe_secret(api)
         await probe_secret(api)
-    assert [asked.headers["Authorization"] for asked in server.requests] == ["Bearer number-0", "Bearer number-1"]
+    assert [request.headers["Authorization"] for request in server.requests] == ["Bearer number-0", "Bearer number-1"]
 
 
 async def test_call_before_connecting_names_the_mistake() -> None:

@@ -1,4 +1,4 @@
-"""Test watches of the Kubernetes API over real HTTP: their lines, silence, and room for other requests."""
+"""Test watches of the Kubernetes API over real HTTP: lines, timeouts, and connections for other requests."""
 
 import asyncio
 
@@ -11,8 +11,10 @@ from tests.support.scripted_api_server import ScriptedApiServer, ScriptedRespons
 from tests.unit.kube.client.calls import PARTIAL, catch_error, probe_secret
 
 
-async def test_line_that_is_larger_than_the_buffer_is_read_whole(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    server, api = both
+async def test_line_that_is_larger_than_the_buffer_is_read_whole(
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
+) -> None:
+    server, api = server_and_client
     large = msgspec.json.encode({"type": "ADDED", "object": {"spec": "x" * 2**21}})
     small = msgspec.json.encode({"type": "BOOKMARK", "object": {}})
     server.add_responses([large + b"\n" + small + b"\n\n", b"", small[:9], small[9:] + b"\n"])
@@ -20,14 +22,16 @@ async def test_line_that_is_larger_than_the_buffer_is_read_whole(both: tuple[Scr
     assert lines == [large, small, small]
 
 
-async def test_incomplete_line_at_the_end_is_not_an_event(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    server, api = both
+async def test_incomplete_line_at_the_end_is_not_an_event(
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
+) -> None:
+    server, api = server_and_client
     server.add_responses([b'{"type":"ADDED"}\n{"type":"DEL'])
     assert [line async for line in api.watch_lines("/", {}, quiet=5)] == [b'{"type":"ADDED"}']
 
 
-async def test_silent_watch_is_ended(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    server, api = both
+async def test_silent_watch_is_ended(server_and_client: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = server_and_client
     server.add_responses(ScriptedResponse([b'{"type":"ADDED"}\n'], held=True))
     lines = api.watch_lines("/", {}, quiet=0.05)
     assert await anext(lines) == b'{"type":"ADDED"}'
@@ -35,8 +39,8 @@ async def test_silent_watch_is_ended(both: tuple[ScriptedApiServer, KubeClient])
     assert isinstance(error, errors.Unreachable)
 
 
-async def test_watch_requests_bookmarks_and_a_timeout(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    server, api = both
+async def test_watch_requests_bookmarks_and_a_timeout(server_and_client: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = server_and_client
     server.add_responses([{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}])
     events = [event async for event in permissions.SECRET_SYNCS.watch(api, "team", "5")]
     assert [event.type for event in events] == ["BOOKMARK"]
@@ -48,9 +52,11 @@ async def test_watch_requests_bookmarks_and_a_timeout(both: tuple[ScriptedApiSer
     }
 
 
-async def test_many_watches_leave_connections_for_requests(both: tuple[ScriptedApiServer, KubeClient]) -> None:
-    # 40 watched namespaces are 80 watches, and all of them last.
-    server, api = both
+async def test_many_watches_leave_connections_for_requests(
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
+) -> None:
+    # 40 watched namespaces need 80 watches, and all of them stay open.
+    server, api = server_and_client
     server.add_responses(*[ScriptedResponse([b"{}\n"], held=True) for _ in range(80)])
 
     async def watch() -> None:
