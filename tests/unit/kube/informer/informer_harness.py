@@ -1,4 +1,4 @@
-"""An informer and a scripted API server over real HTTP."""
+"""Provide an informer and a scripted API server over real HTTP."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ A, B, C = (Key("team", name) for name in "abc")
 FOREVER = ScriptedResponse(held=True)
 
 
-def item(name: str, generation: int = 1, version: str = "1", uid: str = "", **metadata: Any) -> dict[str, Any]:
+def make_item(name: str, generation: int = 1, version: str = "1", uid: str = "", **metadata: Any) -> dict[str, Any]:
     """Return a SecretSync as the API server sends it."""
     meta = {"name": name, "namespace": "team", "uid": uid or f"uid-{name}", "generation": generation}
     spec = {
@@ -29,21 +29,21 @@ def item(name: str, generation: int = 1, version: str = "1", uid: str = "", **me
     return {"metadata": meta | {"resourceVersion": version} | metadata, "spec": spec}
 
 
-def listed(*items: dict[str, Any], version: str = "10", more: str = "") -> ScriptedResponse:
+def make_list(*items: dict[str, Any], version: str = "10", more: str = "") -> ScriptedResponse:
     return ScriptedResponse({"metadata": {"resourceVersion": version, "continue": more}, "items": list(items)})
 
 
-def event(kind: str, about: dict[str, Any]) -> dict[str, Any]:
-    return {"type": kind, "object": about}
+def make_event(kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"type": kind, "object": content}
 
 
-def bookmark(version: str) -> dict[str, Any]:
-    return event("BOOKMARK", {"kind": "SecretSync", "metadata": {"resourceVersion": version}})
+def make_bookmark(version: str) -> dict[str, Any]:
+    return make_event("BOOKMARK", {"kind": "SecretSync", "metadata": {"resourceVersion": version}})
 
 
-def raw(about: dict[str, Any]) -> msgspec.Raw:
+def encode_object(content: dict[str, Any]) -> msgspec.Raw:
     """Return an object as it is in a list or an event."""
-    return msgspec.Raw(msgspec.json.encode(about))
+    return msgspec.Raw(msgspec.json.encode(content))
 
 
 class InformerHarness:
@@ -97,4 +97,7 @@ class InformerHarness:
     @property
     def requested(self) -> list[str]:
         """Return the requests in short: `list`, or `watch <resourceVersion>`."""
-        return [f"watch {one.query['resourceVersion']}" if one.is_watch else "list" for one in self.server.requests]
+        return [
+            f"watch {request.query['resourceVersion']}" if request.is_watch else "list"
+            for request in self.server.requests
+        ]

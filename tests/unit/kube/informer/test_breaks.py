@@ -15,11 +15,11 @@ from tests.unit.kube.informer.informer_harness import (
     B,
     C,
     InformerHarness,
-    bookmark,
-    event,
-    item,
-    listed,
-    raw,
+    encode_object,
+    make_bookmark,
+    make_event,
+    make_item,
+    make_list,
 )
 
 # New lists
@@ -29,17 +29,17 @@ from tests.unit.kube.informer.informer_harness import (
     "expired",
     [
         pytest.param(error_response(410, "too old"), id="as an HTTP status"),
-        pytest.param([event("ERROR", {"kind": "Status", "code": 410, "message": "too old"})], id="as an event"),
+        pytest.param([make_event("ERROR", {"kind": "Status", "code": 410, "message": "too old"})], id="as an event"),
     ],
 )
 async def test_410_is_followed_by_a_list_that_removes_deleted_objects(
     harness: InformerHarness, expired: ScriptedResponse | list[Any]
 ) -> None:
     await harness.play(
-        listed(item("a"), item("b")),
-        [event("ADDED", item("c"))],
+        make_list(make_item("a"), make_item("b")),
+        [make_event("ADDED", make_item("c"))],
         expired,
-        listed(item("b", generation=2), version="50"),
+        make_list(make_item("b", generation=2), version="50"),
         FOREVER,
     )
     assert harness.requested == ["list", "watch 10", "watch 1", "list", "watch 50"]
@@ -49,26 +49,30 @@ async def test_410_is_followed_by_a_list_that_removes_deleted_objects(
 
 
 async def test_list_without_a_change_keeps_and_notifies_nothing(harness: InformerHarness) -> None:
-    await harness.play(listed(item("a")), error_response(410), listed(item("a")), FOREVER)
+    await harness.play(make_list(make_item("a")), error_response(410), make_list(make_item("a")), FOREVER)
     assert list(harness.store.keys()) == [A]
     assert harness.informer.own_keys == {A}
     assert harness.notified == [(A, None)]
 
 
 async def test_410_within_a_list_restarts_it(harness: InformerHarness) -> None:
-    await harness.play(listed(item("a"), more="token-1"), error_response(410), listed(item("a"), version="11"), FOREVER)
+    await harness.play(
+        make_list(make_item("a"), more="token-1"), error_response(410), make_list(make_item("a"), version="11"), FOREVER
+    )
     assert harness.requested == ["list", "list", "list", "watch 11"]
 
 
 async def test_object_of_an_incomplete_list_is_removed_by_the_next_list(harness: InformerHarness) -> None:
     # The second page failed, and the object was deleted before the next list.
-    await harness.play(listed(item("a"), more="token-1"), error_response(410), listed(item("b")), FOREVER)
+    await harness.play(
+        make_list(make_item("a"), more="token-1"), error_response(410), make_list(make_item("b")), FOREVER
+    )
     assert list(harness.store.keys()) == [B]
 
 
 async def test_list_of_one_namespace_keeps_objects_of_others(harness: InformerHarness) -> None:
-    harness.store.set(SECRET_SYNCS.decode_object(raw(item("x", namespace="elsewhere"))))
-    await harness.play(listed(item("a")), error_response(410), listed(), FOREVER)
+    harness.store.set(SECRET_SYNCS.decode_object(encode_object(make_item("x", namespace="elsewhere"))))
+    await harness.play(make_list(make_item("a")), error_response(410), make_list(), FOREVER)
     assert list(harness.store.keys()) == [Key("elsewhere", "x")]
 
 
@@ -83,14 +87,14 @@ def longest_pauses(harness: InformerHarness) -> None:
 
 async def test_repeated_410_is_retried_with_pauses(harness: InformerHarness) -> None:
     harness.watch_seconds = 0
-    await harness.play(*[listed(), error_response(410)] * 5, listed(), FOREVER)
+    await harness.play(*[make_list(), error_response(410)] * 5, make_list(), FOREVER)
     assert len(harness.pauses) >= 4
     assert sum(harness.pauses) > 1
 
 
 async def test_watch_that_ends_at_once_is_retried_with_pauses(harness: InformerHarness) -> None:
     harness.watch_seconds = 0
-    await harness.play(listed(), *[[]] * 6, FOREVER)
+    await harness.play(make_list(), *[[]] * 6, FOREVER)
     assert len(harness.pauses) >= 5
 
 
@@ -107,7 +111,7 @@ async def test_only_watches_that_end_quickly_make_pauses_longer(
     harness: InformerHarness, watch_seconds: float, pauses: list[float]
 ) -> None:
     harness.watch_seconds = watch_seconds
-    await harness.play(listed(), *[[]] * 4, FOREVER)
+    await harness.play(make_list(), *[[]] * 4, FOREVER)
     assert harness.pauses == pauses
     assert harness.requested == ["list", *["watch 10"] * 5]
 
@@ -115,38 +119,38 @@ async def test_only_watches_that_end_quickly_make_pauses_longer(
 @pytest.mark.usefixtures("longest_pauses")
 async def test_watches_that_expire_quickly_make_pauses_longer(harness: InformerHarness) -> None:
     harness.watch_seconds = 0
-    await harness.play(*[listed(), error_response(410)] * 3, listed(), FOREVER)
+    await harness.play(*[make_list(), error_response(410)] * 3, make_list(), FOREVER)
     assert harness.pauses == [1, 2, 4]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_busy_server_gets_no_second_list(harness: InformerHarness, status: int) -> None:
-    await harness.play(listed(), *[error_response(status)] * 4, FOREVER)
+    await harness.play(make_list(), *[error_response(status)] * 4, FOREVER)
     assert harness.requested == ["list", *["watch 10"] * 5]
     assert len(harness.pauses) == 4
 
 
 async def test_retry_after_is_respected(harness: InformerHarness) -> None:
-    await harness.play(error_response(429, Retry_After="17"), listed(), FOREVER)
+    await harness.play(error_response(429, Retry_After="17"), make_list(), FOREVER)
     assert len(harness.pauses) == 1
     assert harness.pauses[0] >= 17
 
 
 @pytest.mark.usefixtures("longest_pauses")
 async def test_pauses_grow_up_to_a_limit(harness: InformerHarness) -> None:
-    await harness.play(*[error_response(500)] * 9, listed(), FOREVER)
+    await harness.play(*[error_response(500)] * 9, make_list(), FOREVER)
     assert harness.pauses == [1, 2, 4, 8, 16, 30, 30, 30, 30]
 
 
 async def test_shortest_pause_is_200_ms(harness: InformerHarness) -> None:
     harness.informer.rng = FixedRandom(0.0)
-    await harness.play(error_response(500), error_response(503), listed(), FOREVER)
+    await harness.play(error_response(500), error_response(503), make_list(), FOREVER)
     assert harness.pauses == [0.2, 0.2]
 
 
 @pytest.mark.usefixtures("longest_pauses")
 async def test_success_resets_the_pauses(harness: InformerHarness) -> None:
-    await harness.play(*[error_response(500)] * 3, listed(), [bookmark("11")], error_response(500), FOREVER)
+    await harness.play(*[error_response(500)] * 3, make_list(), [make_bookmark("11")], error_response(500), FOREVER)
     assert harness.pauses == [1, 2, 4, 1]
 
 
@@ -156,8 +160,8 @@ async def test_broken_watch_resets_the_pauses_only_if_it_lasted(
     harness: InformerHarness, watch_seconds: float, pause: float
 ) -> None:
     harness.watch_seconds = watch_seconds
-    cut = ScriptedResponse([msgspec.json.encode(bookmark("11")) + b"\n"], broken=True)
-    await harness.play(*[error_response(500)] * 3, listed(), cut, FOREVER)
+    cut = ScriptedResponse([msgspec.json.encode(make_bookmark("11")) + b"\n"], broken=True)
+    await harness.play(*[error_response(500)] * 3, make_list(), cut, FOREVER)
     assert harness.pauses == [1, 2, 4, pause]
 
 
@@ -173,7 +177,7 @@ async def test_problem_is_reported_while_it_lasts_and_logged_once(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "secretsyncs is forbidden" in caplog.text
     caplog.clear()
-    await harness.play(listed(), [bookmark("11")], FOREVER)
+    await harness.play(make_list(), [make_bookmark("11")], FOREVER)
     assert harness.informer.problem == ""
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
@@ -181,27 +185,27 @@ async def test_problem_is_reported_while_it_lasts_and_logged_once(
 @pytest.mark.parametrize(
     "watch",
     [
-        pytest.param(ScriptedResponse([bookmark("11")], held=True), id="sends an event"),
+        pytest.param(ScriptedResponse([make_bookmark("11")], held=True), id="sends an event"),
         pytest.param([], id="ends"),
     ],
 )
 async def test_problem_ends_when_a_watch_sends_an_event_or_ends(
     harness: InformerHarness, watch: ScriptedResponse | list[Any]
 ) -> None:
-    await harness.play(error_response(500), listed(), watch, *([FOREVER] if watch == [] else []))
+    await harness.play(error_response(500), make_list(), watch, *([FOREVER] if watch == [] else []))
     assert harness.informer.problem == ""
 
 
 async def test_working_watch_logs_nothing(harness: InformerHarness, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert harness.informer.problem == ""
-    await harness.play(listed(item("a")), [event("ADDED", item("b"))], FOREVER)
+    await harness.play(make_list(make_item("a")), [make_event("ADDED", make_item("b"))], FOREVER)
     assert harness.informer.problem == ""
     assert not caplog.records
 
 
 async def test_deletion_of_an_unknown_object_is_not_notified(harness: InformerHarness) -> None:
-    await harness.play(listed(), [event("DELETED", item("a"))], FOREVER)
+    await harness.play(make_list(), [make_event("DELETED", make_item("a"))], FOREVER)
     assert harness.notified == []
 
 
@@ -210,7 +214,7 @@ async def test_watch_that_is_always_refused_is_logged_once(
 ) -> None:
     # A Role without `watch` allows lists only.
     caplog.set_level("INFO")
-    await harness.play(*[listed(), error_response(403, "cannot watch")] * 4, listed(), FOREVER)
+    await harness.play(*[make_list(), error_response(403, "cannot watch")] * 4, make_list(), FOREVER)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -226,7 +230,7 @@ async def test_watch_that_is_always_refused_is_logged_once(
     ],
 )
 async def test_invalid_list_is_retried(harness: InformerHarness, broken: ScriptedResponse) -> None:
-    await harness.play(broken, listed(item("a")), FOREVER)
+    await harness.play(broken, make_list(make_item("a")), FOREVER)
     assert list(harness.store.keys()) == [A]
     assert len(harness.pauses) == 1
 
@@ -236,16 +240,16 @@ async def test_invalid_list_is_retried(harness: InformerHarness, broken: Scripte
     [
         pytest.param([b"<html>\n"], id="a page of HTML for a watch"),
         pytest.param([{"type": "ADDED"}], id="an event without an object"),
-        pytest.param([event("ADDED", {"metadata": {"labels": 5}})], id="metadata of another shape"),
+        pytest.param([make_event("ADDED", {"metadata": {"labels": 5}})], id="metadata of another shape"),
         pytest.param(ScriptedResponse([b'{"type":'], broken=True), id="a watch that breaks off"),
     ],
 )
 async def test_invalid_watch_is_retried(harness: InformerHarness, broken: ScriptedResponse | list[Any]) -> None:
-    await harness.play(listed(), broken, [event("ADDED", item("a"))], FOREVER)
+    await harness.play(make_list(), broken, [make_event("ADDED", make_item("a"))], FOREVER)
     assert list(harness.store.keys()) == [A]
 
 
 async def test_store_is_kept_while_the_server_fails(harness: InformerHarness) -> None:
-    await harness.play(listed(item("a")), error_response(410), *[error_response(503)] * 3)
+    await harness.play(make_list(make_item("a")), error_response(410), *[error_response(503)] * 3)
     assert list(harness.store.keys()) == [A]
     assert harness.informer.synced.is_set()

@@ -1,4 +1,4 @@
-"""Test objects by which an editor tries to stop the informer or to make other objects seem deleted."""
+"""Test objects that could stop the informer, or make other objects appear deleted."""
 
 import logging
 from typing import Any, cast
@@ -23,27 +23,27 @@ from tests.unit.kube.informer.informer_harness import (
     A,
     B,
     InformerHarness,
-    bookmark,
-    event,
-    item,
-    listed,
-    raw,
+    encode_object,
+    make_bookmark,
+    make_event,
+    make_item,
+    make_list,
 )
 
 
-def deep(name: str) -> dict[str, Any]:
-    return item(name, managedFields=[{"fieldsV1": {"PLACE": 1}}])
+def make_deep_item(name: str) -> dict[str, Any]:
+    return make_item(name, managedFields=[{"fieldsV1": {"PLACE": 1}}])
 
 
-def with_depth(answer: Any) -> bytes:
+def encode_with_depth(answer: Any) -> bytes:
     nested = b'{"f:x":' * 9900 + b"{}" + b"}" * 9900
     return msgspec.json.encode(answer).replace(b'{"PLACE":1}', nested)
 
 
 async def test_deep_objects_are_listed_and_watched_like_any_other(harness: InformerHarness) -> None:
-    page = {"metadata": {"resourceVersion": "10"}, "items": [deep("a"), item("b")]}
-    lines = [with_depth(event("ADDED", deep("c"))) + b"\n"]
-    await harness.play(ScriptedResponse(with_depth(page)), ScriptedResponse(lines, held=True))
+    page = {"metadata": {"resourceVersion": "10"}, "items": [make_deep_item("a"), make_item("b")]}
+    lines = [encode_with_depth(make_event("ADDED", make_deep_item("c"))) + b"\n"]
+    await harness.play(ScriptedResponse(encode_with_depth(page)), ScriptedResponse(lines, held=True))
     assert {key.name for key in harness.store.keys()} == {"a", "b", "c"}  # noqa: SIM118
     assert not any(isinstance(harness.store.get(key), Unreadable) for key in harness.store.keys())  # noqa: SIM118
 
@@ -51,26 +51,26 @@ async def test_deep_objects_are_listed_and_watched_like_any_other(harness: Infor
 @pytest.mark.parametrize("bad", [{"metadata": {"name": 5}}, {"metadata": None}, {}, None, 7])
 async def test_object_without_a_readable_name_removes_no_other_object(harness: InformerHarness, bad: Any) -> None:
     await harness.play(
-        listed(item("a"), item("b")),
-        [event("ERROR", {"code": 410})],
-        listed(item("a"), bad),
-        [event("MODIFIED", bad), event("MODIFIED", item("a", generation=2))],
+        make_list(make_item("a"), make_item("b")),
+        [make_event("ERROR", {"code": 410})],
+        make_list(make_item("a"), bad),
+        [make_event("MODIFIED", bad), make_event("MODIFIED", make_item("a", generation=2))],
         FOREVER,
     )
     assert set(harness.store.keys()) == {A, B}
     assert (A, "generation 1") in harness.notified
 
 
-async def test_object_without_a_readable_name_hides_none_after_it(harness: InformerHarness) -> None:
-    await harness.play(listed({"metadata": {"name": 5}}, item("a")), FOREVER)
+async def test_object_without_a_readable_name_does_not_hide_later_objects(harness: InformerHarness) -> None:
+    await harness.play(make_list({"metadata": {"name": 5}}, make_item("a")), FOREVER)
     assert list(harness.store.keys()) == [A]
 
 
 @pytest.mark.parametrize(
-    ("about", "expected"),
+    ("content", "expected"),
     [
         (
-            item("a", annotations={"x": "y"}),
+            make_item("a", annotations={"x": "y"}),
             ObjectMeta(name="a", namespace="team", uid="uid-a", resource_version="1", generation=1),
         ),
         ({"metadata": {"name": "a", "labels": 5}}, ObjectMeta(name="a")),
@@ -78,12 +78,12 @@ async def test_object_without_a_readable_name_hides_none_after_it(harness: Infor
         ([], None),
     ],
 )
-def test_identity_is_what_can_be_read_of_the_metadata(about: Any, expected: ObjectMeta | None) -> None:
-    assert read_identity(raw(about)) == expected
+def test_identity_has_the_readable_fields_of_the_metadata(content: Any, expected: ObjectMeta | None) -> None:
+    assert read_identity(encode_object(content)) == expected
 
 
 class RecordedLog:
-    """Records the lines for the log."""
+    """A log that records its lines."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[object, ...]] = []
@@ -92,7 +92,7 @@ class RecordedLog:
         self.lines.append(line)
 
 
-def new_informer(kept: Kept | None = None) -> Informer[SecretSync]:
+def make_informer(kept: Kept | None = None) -> Informer[SecretSync]:
     store: Store[SecretSync] = Store()
     return Informer(cast("KubeClient", None), SECRET_SYNCS, "", store, kept)
 
@@ -100,15 +100,15 @@ def new_informer(kept: Kept | None = None) -> Informer[SecretSync]:
 def test_object_without_a_readable_name_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = RecordedLog()
     monkeypatch.setattr(informer, "RateLimitedLog", lambda _: recorded)
-    assert new_informer().decode_object(raw({"metadata": {"name": 5}})) is None
+    assert make_informer().decode_object(encode_object({"metadata": {"name": 5}})) is None
     problem = "Expected `str`, got `int` - at `$.metadata.name`"
     assert recorded.lines == [(logging.WARNING, "unreadable", f"ignored an unreadable SecretSync: {problem}")]
 
 
 def test_informers_share_a_budget() -> None:
     kept: Kept = TotalBudget(budgets.KEPT)
-    assert new_informer(kept).kept_bytes is kept
-    assert new_informer().kept_bytes is not new_informer().kept_bytes
+    assert make_informer(kept).kept_bytes is kept
+    assert make_informer().kept_bytes is not make_informer().kept_bytes
 
 
 @pytest.mark.parametrize(
@@ -120,53 +120,53 @@ def test_informers_share_a_budget() -> None:
     ],
 )
 def test_spec_is_stored_up_to_128_kib(size: int, problem: str) -> None:
-    large = item("a")
+    large = make_item("a")
     note = large["spec"]["secretObject"]["annotations"] = {"note": ""}
-    decoded = SECRET_SYNCS.decode_object(raw(large))
+    decoded = SECRET_SYNCS.decode_object(encode_object(large))
     note["note"] = "x" * (size - len(msgspec.json.encode(decoded.spec)))
-    found = new_informer().decode_object(raw(large))
+    found = make_informer().decode_object(encode_object(large))
     assert (found.problem if isinstance(found, Unreadable) else "") == problem
 
 
 def test_object_that_becomes_unreadable_uses_no_budget() -> None:
     kept: Kept = TotalBudget(budgets.KEPT)
-    checked = new_informer(kept)
-    checked.decode_object(raw(item("a")))
+    checked = make_informer(kept)
+    checked.decode_object(encode_object(make_item("a")))
     assert kept.total("team") > 0
-    assert isinstance(checked.decode_object(raw(item("a") | {"spec": 5})), Unreadable)
+    assert isinstance(checked.decode_object(encode_object(make_item("a") | {"spec": 5})), Unreadable)
     assert kept.total("team") == 0
 
 
 async def test_object_with_invalid_metadata_is_stored_as_unreadable(harness: InformerHarness) -> None:
-    await harness.play(listed(item("a", labels=5), item("b")), FOREVER)
+    await harness.play(make_list(make_item("a", labels=5), make_item("b")), FOREVER)
     assert isinstance(harness.store.get(A), Unreadable)
     assert not isinstance(harness.store.get(B), Unreadable)
 
 
 async def test_spec_that_is_too_large_is_not_stored(harness: InformerHarness) -> None:
-    large = item("a")
+    large = make_item("a")
     large["spec"]["secretObject"]["annotations"] = {"note": "x" * MAX_SPEC}
-    await harness.play(listed(large, item("b", annotations={"note": "x" * MAX_SPEC})), FOREVER)
+    await harness.play(make_list(large, make_item("b", annotations={"note": "x" * MAX_SPEC})), FOREVER)
     found = harness.store.get(A)
     assert isinstance(found, Unreadable)
     assert "at most 131072 are read" in found.problem
-    assert not isinstance(harness.store.get(B), Unreadable)  # its metadata is large, and is not kept
+    assert not isinstance(harness.store.get(B), Unreadable)  # only the metadata is large, and it is not stored
 
 
 async def test_objects_of_one_namespace_are_stored_up_to_its_budget(
     harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exceed the budget with the sixth object, which fits at the next list after the deletion of another one."""
-    size = len(msgspec.json.encode(SECRET_SYNCS.decode_object(raw(item("a")))))
+    size = len(msgspec.json.encode(SECRET_SYNCS.decode_object(encode_object(make_item("a")))))
     small = budgets.KEPT._replace(limit=5 * size)
     monkeypatch.setattr(budgets, "KEPT", small)
     harness.informer.kept_bytes = TotalBudget(small)
-    others = [item(name) | {"metadata": item(name)["metadata"] | {"namespace": "other"}} for name in "xyz"]
+    others = [make_item(name) | {"metadata": make_item(name)["metadata"] | {"namespace": "other"}} for name in "xyz"]
     await harness.play(
-        listed(*(item(name) for name in "abcdef"), *others),
-        [event("MODIFIED", item("f", generation=2)), event("DELETED", item("a"))],
-        listed(*(item(name) for name in "bcdef"), *others),
-        [bookmark("11")],
+        make_list(*(make_item(name) for name in "abcdef"), *others),
+        [make_event("MODIFIED", make_item("f", generation=2)), make_event("DELETED", make_item("a"))],
+        make_list(*(make_item(name) for name in "bcdef"), *others),
+        [make_bookmark("11")],
         FOREVER,
     )
     assert harness.requested == ["list", "watch 10", "list", "watch 10", "watch 11"]
@@ -180,7 +180,7 @@ async def test_status_reports_an_object_beyond_the_budget(
     small = budgets.KEPT._replace(limit=100)
     monkeypatch.setattr(budgets, "KEPT", small)
     harness.informer.kept_bytes = TotalBudget(small)
-    await harness.play(listed(item("a")), FOREVER)
+    await harness.play(make_list(make_item("a")), FOREVER)
     found = harness.store.get(A)
     assert isinstance(found, Unreadable)
     assert found.problem == (
@@ -197,15 +197,15 @@ async def test_unexpected_failure_is_followed_by_a_list(
     harness.informer.rng = FixedRandom(1.0)
     decode, failures = harness.informer.decode_object, [ZeroDivisionError(), MemoryError(), ZeroDivisionError()]
 
-    def failing(raw: Any) -> Any:
-        if failures and b'"b"' in bytes(raw):
+    def decode_or_fail(content: Any) -> Any:
+        if failures and b'"b"' in bytes(content):
             raise failures.pop()
-        return decode(raw)
+        return decode(content)
 
-    monkeypatch.setattr(harness.informer, "decode_object", failing)
-    both = listed(item("a"), item("b"))
-    then: list[Any] = [both, [bookmark("11")], FOREVER] if recovers else []
-    await harness.play(listed(item("a")), [event("ADDED", item("b"))], both, both, *then)
+    monkeypatch.setattr(harness.informer, "decode_object", decode_or_fail)
+    both = make_list(make_item("a"), make_item("b"))
+    rest: list[Any] = [both, [make_bookmark("11")], FOREVER] if recovers else []
+    await harness.play(make_list(make_item("a")), [make_event("ADDED", make_item("b"))], both, both, *rest)
     assert harness.pauses == [1, 2, 4]
     assert harness.requested[:4] == ["list", "watch 10", "list", "list"]
     problem = "unexpected ZeroDivisionError: the log has the traceback; the controller lists again"
@@ -223,12 +223,12 @@ async def test_unexpected_failure_is_followed_by_a_list(
 async def test_failing_handler_does_not_hide_other_objects(
     harness: InformerHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def failing(key: Key, _: object) -> None:
+    def fail_for_a(key: Key, _: object) -> None:
         if key == A:
             raise ZeroDivisionError
 
-    harness.store.add_handler(failing)
-    await harness.play(listed(item("a"), item("b")), FOREVER)
+    harness.store.add_handler(fail_for_a)
+    await harness.play(make_list(make_item("a"), make_item("b")), FOREVER)
     assert set(harness.store.keys()) == {A, B}
     assert [record.getMessage() for record in caplog.records] == ["unexpected ZeroDivisionError"]
 
@@ -237,10 +237,10 @@ async def test_pages_of_large_objects_become_smaller(harness: InformerHarness) -
     note = {"note": "x" * 2**20}
     await harness.play(
         ScriptedResponse(b"[" + b" " * (9 * 2**20)),
-        listed(item("a", annotations=note), item("b", annotations=note), more="t"),
-        listed(item("c")),
+        make_list(make_item("a", annotations=note), make_item("b", annotations=note), more="t"),
+        make_list(make_item("c")),
         FOREVER,
     )
-    assert [one.query["limit"] for one in harness.server.requests if not one.is_watch] == ["50", "6", "3"]
+    assert [request.query["limit"] for request in harness.server.requests if not request.is_watch] == ["50", "6", "3"]
     assert PAGE == 50
     assert len(harness.store) == 3

@@ -31,7 +31,7 @@ class ResourceClient:
         return msgspec.structs.replace(page, items=[msgspec.Raw(bytes(size))])
 
 
-async def limits(*sizes: int) -> list[int]:
+async def record_limits(*sizes: int) -> list[int]:
     """Return the limits of the informer's requests for these pages and for one more."""
     handle = ResourceClient(*sizes, 0)
     store: Store[SecretSync] = Store()
@@ -55,9 +55,9 @@ async def limits(*sizes: int) -> list[int]:
     ],
 )
 async def test_large_objects_are_requested_in_smaller_pages(sizes: list[int], expected: list[int]) -> None:
-    assert await limits(*sizes) == expected
+    assert await record_limits(*sizes) == expected
 
 
 async def test_single_object_that_is_too_large_is_an_error() -> None:
     with pytest.raises(AnswerTooLarge):
-        await limits(TOO_LARGE, TOO_LARGE, TOO_LARGE)
+        await record_limits(TOO_LARGE, TOO_LARGE, TOO_LARGE)
