@@ -20,7 +20,7 @@ users: [{name: me, user: {token: t}}]
 """
 
 
-def pod(folder: Path, host: str = "10.0.0.1") -> dict[str, str]:
+def make_pod_environment(folder: Path, host: str = "10.0.0.1") -> dict[str, str]:
     """Write a ServiceAccount's files, and return the environment that a kubelet sets."""
     folder.mkdir(exist_ok=True)
     (folder / "token").write_text("first\n")
@@ -37,7 +37,7 @@ def pod(folder: Path, host: str = "10.0.0.1") -> dict[str, str]:
     [("10.0.0.1", "https://10.0.0.1:443"), ("fd00::1", "https://[fd00::1]:443"), ("api.x", "https://api.x:443")],
 )
 async def test_pod_is_configured_by_its_service_account(host: str, server: str, tmp_path: Path) -> None:
-    found = await config.find_config(pod(tmp_path, host))
+    found = await config.find_config(make_pod_environment(tmp_path, host))
     assert found.server == server
     assert await found.authorization() == "Bearer first"
     [authority] = found.tls.get_ca_certs()
@@ -46,7 +46,7 @@ async def test_pod_is_configured_by_its_service_account(host: str, server: str, 
 
 async def test_replaced_token_is_read_again(tmp_path: Path) -> None:
     now = 1000.0
-    found = config.read_pod_config(pod(tmp_path), lambda: now)
+    found = config.read_pod_config(make_pod_environment(tmp_path), lambda: now)
     (tmp_path / "token").write_text("second")
     assert await found.authorization() == "Bearer first"
     now += config.REREAD_SECONDS
@@ -59,14 +59,14 @@ async def test_replaced_token_is_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["token", "ca.crt"])
 async def test_pod_without_a_token_is_advised_to_mount_one(missing: str, tmp_path: Path) -> None:
-    environment = pod(tmp_path)
+    environment = make_pod_environment(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(errors.Refused, match=rf"{tmp_path} has no usable .* \(FileNotFoundError\); .*automount"):
         await config.find_config(environment)
 
 
 async def test_invalid_ca_of_the_pod_is_refused(tmp_path: Path) -> None:
-    environment = pod(tmp_path)
+    environment = make_pod_environment(tmp_path)
     (tmp_path / "ca.crt").write_text("none")
     with pytest.raises(errors.Refused, match=r"has no usable token and ca\.crt"):
         await config.find_config(environment)
@@ -80,7 +80,7 @@ async def test_missing_configuration_names_both_ways(environment: Mapping[str, s
 
 async def test_kubeconfig_overrides_the_service_account(tmp_path: Path) -> None:
     (tmp_path / "config").write_text(KUBECONFIG)
-    found = await config.find_config({**pod(tmp_path / "pod"), "KUBECONFIG": str(tmp_path / "config")})
+    found = await config.find_config({**make_pod_environment(tmp_path / "pod"), "KUBECONFIG": str(tmp_path / "config")})
     assert found.server == "https://127.0.0.1:6443"
     assert await found.authorization() == "Bearer t"
 

@@ -1,4 +1,4 @@
-"""Test that of a text about a Secret only the refuser's name and known words pass."""
+"""Test that only the refuser's name and known words of a text about a Secret are passed on."""
 
 from typing import Any
 
@@ -63,13 +63,13 @@ def pass_text(
 
 @pytest.mark.parametrize("before", BEFORE)
 def test_refuser_is_named_by_the_beginning_of_the_message(before: str) -> None:
-    by, who = BEFORE[before]
-    assert (parse_refusal(before).by, parse_refusal(before).full_name) == (by, who)
-    assert (parse_refusal(before + CANARY).by, parse_refusal(before + CANARY).full_name) == (by, who)
+    by, name = BEFORE[before]
+    assert (parse_refusal(before).by, parse_refusal(before).full_name) == (by, name)
+    assert (parse_refusal(before + CANARY).by, parse_refusal(before + CANARY).full_name) == (by, name)
     if by is RefuserKind.ROLE:
         assert "no Role grants the right to create Secrets" in pass_text(before)
     elif by is not RefuserKind.NAMESPACE:
-        assert who in pass_text(before)
+        assert name in pass_text(before)
 
 
 @given(

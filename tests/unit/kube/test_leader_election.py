@@ -96,11 +96,11 @@ class Replica:
             may_lead=lambda: self.may_lead,
         )
         self.done = asyncio.Event()
-        self.led = 0
+        self.term_count = 0
         self.task = asyncio.ensure_future(self.elector.run(self._lead))
 
     async def _lead(self) -> None:
-        self.led += 1
+        self.term_count += 1
         await self.done.wait()
 
     async def kill(self) -> None:
@@ -115,7 +115,7 @@ async def _hang() -> None:
     await asyncio.sleep(1000)
 
 
-def raising(error: errors.KubeError) -> Callable[[], Any]:
+def make_failing_request(error: errors.KubeError) -> Callable[[], Any]:
     async def fail() -> None:
         raise error
 
@@ -171,7 +171,7 @@ def test_leader_renews_once_per_renew_interval(duration: int, interval: float, w
         await asyncio.sleep(1)
         before = api.version
         await asyncio.sleep(3600)
-        assert (leader.led, leader.elector.leads) == (1, True)
+        assert (leader.term_count, leader.elector.leads) == (1, True)
         assert api.version - before == pytest.approx(writes, rel=0.02)  # an answer takes time as well
         await leader.kill()
 
@@ -197,7 +197,7 @@ def test_failed_renewal_is_retried_before_the_next_interval(fails: int) -> None:
             left = fails
             await asyncio.sleep(60)
             assert left < 0
-        assert (leader.led, leader.gauge) == (1, [True])
+        assert (leader.term_count, leader.gauge) == (1, [True])
         await leader.kill()
 
     virtual_time.run_virtual(main)
@@ -232,7 +232,7 @@ def test_replica_that_may_not_lead_releases_the_lease_and_waits() -> None:
             first.elector.check()
         version = api.version
         await asyncio.sleep(600)
-        assert (first.led, api.version) == (1, version)
+        assert (first.term_count, api.version) == (1, version)
         first.may_lead = True
         await asyncio.sleep(RETRY_PERIOD)
         assert (first.gauge, api.holder) == ([True, False, True], "a")
@@ -250,7 +250,7 @@ def test_missing_lease_is_created_and_one_replica_leads_at_once(others: int) -> 
         await asyncio.sleep(0.1)
         assert [replica.elector.leads for replica in replicas] == [True] + [False] * others
         await asyncio.sleep(60)
-        assert sum(replica.led for replica in replicas) == 1
+        assert sum(replica.term_count for replica in replicas) == 1
         for replica in replicas:
             assert replica.elector.problem == ""
             await replica.kill()
@@ -266,7 +266,7 @@ def test_leader_whose_lease_is_deleted_stops_and_creates_it(caplog: pytest.LogCa
         api.exists = False
         await asyncio.sleep(2 * RETRY_PERIOD)
         first.elector.check()
-        assert (first.gauge, first.led, api.holder) == ([True, False, True], 2, "a")
+        assert (first.gauge, first.term_count, api.holder) == ([True, False, True], 2, "a")
         await first.kill()
 
     virtual_time.run_virtual(main)
@@ -300,7 +300,7 @@ def test_conflict_is_neither_logged_nor_a_problem(caplog: pytest.LogCaptureFixtu
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
         first = Replica(api, "a", clock)
-        api.on_request = raising(errors.Conflict("the object has been modified"))
+        api.on_request = make_failing_request(errors.Conflict("the object has been modified"))
         await asyncio.sleep(2 * LEASE_DURATION)
         assert (first.elector.problem, first.elector.leads) == ("", False)
         await first.kill()
@@ -344,20 +344,32 @@ def test_lease_that_cannot_be_created_is_a_problem_until_it_exists() -> None:
 @pytest.mark.parametrize(
     ("on_request", "after", "words"),
     [
-        (raising(errors.Refused("no right", status=403)), RETRY_PERIOD, ["(no right)", "restore the Role l"]),
         (
-            raising(errors.PolicyRefused("policy 'x' refused", status=422)),
+            make_failing_request(errors.Refused("no right", status=403)),
+            RETRY_PERIOD,
+            ["(no right)", "restore the Role l"],
+        ),
+        (
+            make_failing_request(errors.PolicyRefused("policy 'x' refused", status=422)),
             RETRY_PERIOD,
             ["policy 'x'", "restore the Role l"],
         ),
         (
-            raising(errors.NotFound("no namespace n", status=404)),
+            make_failing_request(errors.NotFound("no namespace n", status=404)),
             RETRY_PERIOD,
             ["no namespace n", "restore the Role l"],
         ),
-        (raising(errors.Unreachable("HTTP 500", status=500)), LEASE_DURATION, ["HTTP 500", "API server answers"]),
-        (raising(errors.AnswerTooLarge("too much")), LEASE_DURATION, ["too much", "API server answers"]),
-        (raising(errors.ResourceExpired("gone", status=410)), LEASE_DURATION, ["gone", "API server answers"]),
+        (
+            make_failing_request(errors.Unreachable("HTTP 500", status=500)),
+            LEASE_DURATION,
+            ["HTTP 500", "API server answers"],
+        ),
+        (make_failing_request(errors.AnswerTooLarge("too much")), LEASE_DURATION, ["too much", "API server answers"]),
+        (
+            make_failing_request(errors.ResourceExpired("gone", status=410)),
+            LEASE_DURATION,
+            ["gone", "API server answers"],
+        ),
         (_hang, LEASE_DURATION, ["no answer in time", "API server answers"]),
     ],
     ids=["role", "policy", "namespace", "5xx", "large", "gone", "hangs"],
@@ -367,7 +379,7 @@ def test_lasting_lease_failure_is_a_problem_until_it_ends(
 ) -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
-        working = api.on_request
+        usual_request = api.on_request
         first = Replica(api, "a", clock)
         await asyncio.sleep(10)
         assert first.elector.problem == ""
@@ -379,7 +391,7 @@ def test_lasting_lease_failure_is_a_problem_until_it_ends(
         assert first.elector.problem.startswith("no replica can lead: the Lease n/l cannot be read, created or renewed")
         for word in words:
             assert word in first.elector.problem
-        api.on_request = working
+        api.on_request = usual_request
         await asyncio.sleep(2 * ATTEMPT_TIMEOUT)
         assert first.elector.problem == ""
         assert first.elector.leads
@@ -392,7 +404,7 @@ def test_lasting_lease_failure_is_a_problem_until_it_ends(
     ("on_request", "last_good", "text"),
     [
         # The attempts fail at 0, 2, …, 12, 13 and 15 seconds, or at 3, 8, 13 and 18 seconds.
-        pytest.param(raising(errors.Unreachable("HTTP 500", status=500)), 14.9, "HTTP 500", id="fails"),
+        pytest.param(make_failing_request(errors.Unreachable("HTTP 500", status=500)), 14.9, "HTTP 500", id="fails"),
         pytest.param(_hang, 17.9, "no answer in time", id="hangs"),
     ],
 )
@@ -420,14 +432,14 @@ def test_failure_from_the_start_is_a_problem_after_the_duration_of_a_lease(
 def test_follower_that_reads_the_lease_again_has_no_problem() -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
-        working = api.on_request
+        usual_request = api.on_request
         leader, follower = Replica(api, "a", clock), Replica(api, "b", clock)
         await asyncio.sleep(30.5)
         follower.elector.kube = cast("KubeClient", unreachable := FakeLeaseApi())
-        unreachable.on_request = raising(errors.Unreachable("HTTP 500", status=500))
+        unreachable.on_request = make_failing_request(errors.Unreachable("HTTP 500", status=500))
         await asyncio.sleep(2 * LEASE_DURATION)
         assert "HTTP 500" in follower.elector.problem
-        follower.elector.kube, api.on_request = cast("KubeClient", api), working
+        follower.elector.kube, api.on_request = cast("KubeClient", api), usual_request
         await asyncio.sleep(RETRY_PERIOD)
         assert (follower.elector.problem, follower.elector.leads, leader.elector.leads) == ("", False, True)
         await leader.kill()
@@ -496,7 +508,7 @@ def test_leader_that_ends_releases_the_lease(way: str) -> None:
         second.elector.check()
         await second.kill()
 
-    async def crashing(clock: Clock) -> None:
+    async def crash_main(clock: Clock) -> None:
         api = FakeLeaseApi()
 
         async def crash() -> None:
@@ -508,7 +520,7 @@ def test_leader_that_ends_releases_the_lease(way: str) -> None:
         assert api.holder == ""
 
     error = TimeoutError("a bug") if way == "times out" else RuntimeError("a bug")
-    virtual_time.run_virtual(crashing if way in ("crashes", "times out") else main)
+    virtual_time.run_virtual(crash_main if way in ("crashes", "times out") else main)
 
 
 def test_leader_that_ended_does_not_renew_the_lease() -> None:
@@ -525,7 +537,7 @@ def test_leader_that_ended_does_not_renew_the_lease() -> None:
     virtual_time.run_virtual(main)
 
 
-def test_leader_that_ends_gives_up_a_hanging_release_after_an_attempts_time() -> None:
+def test_leader_that_ends_cancels_a_hanging_release_after_the_attempt_timeout() -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
         first = Replica(api, "a", clock)
@@ -571,7 +583,7 @@ def test_replica_cancelled_while_it_acquires_the_lease_releases_it() -> None:
 
         first.elector.kube = cast("KubeClient", SimpleNamespace(call=slow_answers))
         await asyncio.sleep(1.5)
-        assert (api.holder, first.led) == ("a", 0)  # the lease is granted, but the replica has no answer yet
+        assert (api.holder, first.term_count) == ("a", 0)  # the lease is granted, but the replica has no answer yet
         first.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first.task
@@ -594,7 +606,7 @@ def test_leader_that_cannot_renew_stops_in_time_and_leads_again_later() -> None:
         api.on_request = lambda: asyncio.sleep(0)
         await asyncio.sleep(ATTEMPT_TIMEOUT + RETRY_PERIOD + 0.1)
         first.elector.check()
-        assert (first.gauge, first.led) == ([True, False, True], 2)
+        assert (first.gauge, first.term_count) == ([True, False, True], 2)
         await first.kill()
 
     virtual_time.run_virtual(main)
@@ -612,7 +624,7 @@ def test_short_outage_or_foreign_edit_of_the_lease_changes_no_leader() -> None:
         await asyncio.sleep(RENEW_DEADLINE - RETRY_PERIOD - 3.5)
         api.on_request = lambda: asyncio.sleep(0)
         await asyncio.sleep(60)
-        assert (first.led, second.led) == (1, 0)
+        assert (first.term_count, second.term_count) == (1, 0)
         await first.kill()
         await second.kill()
 
@@ -819,12 +831,14 @@ class FaultyConnection:
 
     async def call(self, *args: Any, **options: Any) -> bytes:
         now = self._clock()
-        kind = next((o.kind for o in self._outages if o.begin <= now < o.begin + o.seconds), "")
+        kind = next(
+            (outage.kind for outage in self._outages if outage.begin <= now < outage.begin + outage.seconds), ""
+        )
         if kind == "unreachable":
             raise errors.Unreachable("the Kubernetes API cannot be reached")
         if kind == "late":
             # The replica gives up before the answer, but the API server still handles the request.
-            return await asyncio.shield(asyncio.ensure_future(self._later(*args, **options)))
+            return await asyncio.shield(asyncio.ensure_future(self._call_later(*args, **options)))
         answer = await self._api.call(*args, **options)
         if kind == "lost answers":
             raise errors.Unreachable("the Kubernetes API did not answer in time")
@@ -832,7 +846,7 @@ class FaultyConnection:
             await asyncio.sleep(2.9)
         return answer
 
-    async def _later(self, *args: Any, **options: Any) -> bytes:
+    async def _call_later(self, *args: Any, **options: Any) -> bytes:
         await asyncio.sleep(5)
         with contextlib.suppress(errors.Conflict):
             return await self._api.call(*args, **options)
@@ -917,7 +931,7 @@ async def test_fenced_connection_reads_but_does_not_write() -> None:
                 await with_fence.call(method, "/x", body={})
         with pytest.raises(errors.NotFound):
             await kube.call("POST", "/x", body={})
-        assert [requested_at.method for requested_at in server.requests] == ["GET", "POST"]
+        assert [request.method for request in server.requests] == ["GET", "POST"]
 
 
 async def test_missing_lease_is_created_by_name(caplog: pytest.LogCaptureFixture) -> None:
@@ -933,7 +947,7 @@ async def test_missing_lease_is_created_by_name(caplog: pytest.LogCaptureFixture
 
         await elector.run(lead)
         leases = "/apis/coordination.k8s.io/v1/namespaces/n/leases"
-        assert [(one.method, one.path) for one in server.requests] == [
+        assert [(request.method, request.path) for request in server.requests] == [
             ("GET", f"{leases}/l"),
             ("POST", leases),
             ("GET", f"{leases}/l"),
@@ -962,12 +976,10 @@ async def test_lease_is_read_and_patched_by_name_with_a_precondition() -> None:
             elector.check()
 
         await elector.run(lead)
-        get, take, give = server.requests
-        assert {requested_at.path for requested_at in server.requests} == {
-            "/apis/coordination.k8s.io/v1/namespaces/n/leases/l"
-        }
-        assert [get.method, take.method, give.method] == ["GET", "PATCH", "PATCH"]
-        body = msgspec.json.decode(take.body)
+        get, claim, release = server.requests
+        assert {request.path for request in server.requests} == {"/apis/coordination.k8s.io/v1/namespaces/n/leases/l"}
+        assert [get.method, claim.method, release.method] == ["GET", "PATCH", "PATCH"]
+        body = msgspec.json.decode(claim.body)
         assert body["metadata"] == {"uid": "u", "resourceVersion": "7"}
         assert body["spec"]["holderIdentity"] == "me"
-        assert msgspec.json.decode(give.body)["spec"] == {"holderIdentity": None}
+        assert msgspec.json.decode(release.body)["spec"] == {"holderIdentity": None}

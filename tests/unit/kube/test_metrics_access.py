@@ -1,4 +1,4 @@
-"""Test access to the metrics: the decision of a review, its lifetime, and the cost of a flood of tokens."""
+"""Test access to the metrics: the decision of a review, its lifetime, and the reviews in a flood of tokens."""
 
 from http import HTTPStatus
 from typing import Any, cast
