@@ -1,4 +1,4 @@
-"""A reader with a scripted vault on loopback over real TLS. Its clock moves only when a test sets it."""
+"""Provide a reader with a scripted vault on loopback over real TLS. Its clock moves only when a test sets it."""
 
 import contextlib
 import ssl
@@ -32,7 +32,7 @@ WEB, SIGN = (
 )
 
 
-def refusal(status: int, code: str = "", inner: str = "", **headers: str) -> ScriptedResponse:
+def make_refusal(status: int, code: str = "", inner: str = "", **headers: str) -> ScriptedResponse:
     """Return an error in Key Vault's format."""
     error: dict[str, Any] = {"code": code, "message": f"Words of the vault {CANARY}"}
     if inner:
@@ -49,15 +49,15 @@ class ReaderHarness:
         self.server.default_response = self.answer_request
         self.answers: dict[str, ScriptedResponse] = {}
         self.counted: list[tuple[str, str]] = []
-        self.no_token: ControllerError | None = None
+        self.token_error: ControllerError | None = None
         self.tokens_refused = self.denials = 0
         self.now = 1000.0
         self.reader: VaultReader
 
     async def get_token_info(self, *_scopes: str, options: object = None) -> AccessTokenInfo:
-        """Return a token as `FederatedCredential` does, or raise `no_token`."""
-        if self.no_token:
-            raise self.no_token
+        """Return a token as `FederatedCredential` does, or raise `token_error`."""
+        if self.token_error:
+            raise self.token_error
         return AccessTokenInfo("token", 4_000_000_000)
 
     def note_refusal(self, token: str) -> None:
@@ -69,10 +69,10 @@ class ReaderHarness:
         """Count the denials of access."""
         self.denials += 1
 
-    def answer_request(self, asked: ReceivedRequest) -> ScriptedResponse:
-        if "Authorization" not in asked.headers:
+    def answer_request(self, request: ReceivedRequest) -> ScriptedResponse:
+        if "Authorization" not in request.headers:
             return CHALLENGE
-        return self.answers.get(asked.path) or refusal(404, "SecretNotFound")
+        return self.answers.get(request.path) or make_refusal(404, "SecretNotFound")
 
     def put_secret(self, name: str, value: str | None = "value", version: str = "v1", *, newest: bool = True) -> None:
         """Put a version of a secret into the vault."""
@@ -112,7 +112,7 @@ class ReaderHarness:
     @property
     def paths_read(self) -> list[str]:
         """Return the paths of the requests with a token."""
-        return [asked.path for asked in self.server.requests if "Authorization" in asked.headers]
+        return [request.path for request in self.server.requests if "Authorization" in request.headers]
 
 
 @contextlib.asynccontextmanager
@@ -148,10 +148,10 @@ async def start_reader_of(server: ScriptedApiServer, authority: ClusterAuthority
 def serve_list(harness: ReaderHarness, *pages: list[dict[str, Any]], path: str = "/secrets", link: Any = None) -> None:
     """Serve a list in pages. Each page has the address of the next one; the last one has `link`."""
 
-    def answer(asked: ReceivedRequest) -> ScriptedResponse:
-        if asked.path != path:
-            return harness.answer_request(asked)
-        number = int(asked.query.get("$skiptoken", 0))
+    def answer(request: ReceivedRequest) -> ScriptedResponse:
+        if request.path != path:
+            return harness.answer_request(request)
+        number = int(request.query.get("$skiptoken", 0))
         more = f"{harness.server.url}{path}?api-version=7.6&$skiptoken={number + 1}"
         after = more if number + 1 < len(pages) else link
         return ScriptedResponse({"value": pages[number], "nextLink": after}, headers=JSON)
@@ -159,7 +159,7 @@ def serve_list(harness: ReaderHarness, *pages: list[dict[str, Any]], path: str =
     harness.server.default_response = answer
 
 
-def item(
+def make_item(
     harness: ReaderHarness, name: str, updated: int = 9, enabled: bool = True, path: str = "/secrets"
 ) -> dict[str, Any]:
     return {"id": f"{harness.server.url}{path}/{name}", "attributes": {"enabled": enabled, "updated": updated}}

@@ -14,7 +14,16 @@ from controller.runtime.circuit_breaker import HEALTHY_OUTCOMES, OPEN_SECONDS
 from controller.runtime.rate_limiter import AdaptiveRateLimiter
 from tests.support.messages import NOT_IN_KEY_VAULT
 from tests.support.scripted_api_server import ReceivedRequest, ScriptedResponse
-from tests.unit.keyvault.reader.reader_harness import CANARY, CHALLENGE, JSON, SIGN, USER, WEB, ReaderHarness, refusal
+from tests.unit.keyvault.reader.reader_harness import (
+    CANARY,
+    CHALLENGE,
+    JSON,
+    SIGN,
+    USER,
+    WEB,
+    ReaderHarness,
+    make_refusal,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +39,8 @@ async def test_error_names_the_kind_of_object_and_the_role(
 ) -> None:
     noun, role = words
     assert f"{noun} {NOT_IN_KEY_VAULT} shop" in (await harness.read_error(wanted)).message
-    harness.server.default_response = lambda asked: (
-        refusal(403, "Forbidden", "ForbiddenByRbac") if "Authorization" in asked.headers else CHALLENGE
+    harness.server.default_response = lambda request: (
+        make_refusal(403, "Forbidden", "ForbiddenByRbac") if "Authorization" in request.headers else CHALLENGE
     )
     assert (
         f"may not read {noun} in Key Vault shop; assign it the role {role}"
@@ -44,7 +53,7 @@ async def test_denial_by_an_access_policy_names_the_missing_permission(
     harness: ReaderHarness, history: int, right: str
 ) -> None:
     for path in ("/certificates/web", "/certificates/web/", "/certificates/web/versions"):
-        harness.answers[path] = refusal(403, "Forbidden", "AccessDenied")
+        harness.answers[path] = make_refusal(403, "Forbidden", "AccessDenied")
     error = await harness.read_error(ObjectVersionRef(VaultObject(name="web", type="cert", history=history)))
     assert isinstance(error, ObjectError)
     assert f"give it the permission {right} in the vault's access policies" in error.message
@@ -53,15 +62,27 @@ async def test_denial_by_an_access_policy_names_the_missing_permission(
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (refusal(404, "SecretNotFound"), ObjectError, [f"secret user {NOT_IN_KEY_VAULT} shop", "create or recover"]),
-        (refusal(403, "Forbidden", "SecretDisabled"), ObjectError, ["secret user is disabled", "enable it"]),
-        (refusal(403, "Forbidden", "ForbiddenByRbac"), ObjectError, ["client-1 may not read secret user", "assign"]),
-        (refusal(403, "Forbidden", "ForbiddenByFirewall"), ProviderError, ["firewall", "allow its address"]),
-        (refusal(403, "Forbidden"), ObjectError, ["client-1 may not read secret user"]),
+        (
+            make_refusal(404, "SecretNotFound"),
+            ObjectError,
+            [f"secret user {NOT_IN_KEY_VAULT} shop", "create or recover"],
+        ),
+        (make_refusal(403, "Forbidden", "SecretDisabled"), ObjectError, ["secret user is disabled", "enable it"]),
+        (
+            make_refusal(403, "Forbidden", "ForbiddenByRbac"),
+            ObjectError,
+            ["client-1 may not read secret user", "assign"],
+        ),
+        (make_refusal(403, "Forbidden", "ForbiddenByFirewall"), ProviderError, ["firewall", "allow its address"]),
+        (make_refusal(403, "Forbidden"), ObjectError, ["client-1 may not read secret user"]),
         (CHALLENGE, ProviderError, ["does not accept the token of identity client-1", "tenantID"]),
-        (refusal(429, "Throttled", Retry_After="17"), ProviderError, ["throttled", "rotationPollIntervalInSeconds"]),
-        (refusal(500), ProviderError, ["HTTP 500", "tries again"]),
-        (refusal(503), ProviderError, ["HTTP 503", "tries again"]),
+        (
+            make_refusal(429, "Throttled", Retry_After="17"),
+            ProviderError,
+            ["throttled", "rotationPollIntervalInSeconds"],
+        ),
+        (make_refusal(500), ProviderError, ["HTTP 500", "tries again"]),
+        (make_refusal(503), ProviderError, ["HTTP 503", "tries again"]),
         (ScriptedResponse(CANARY.encode(), status=502), ProviderError, ["HTTP 502", "tries again"]),
         (ScriptedResponse({"error": CANARY}, status=403, headers=JSON), ObjectError, ["may not read"]),
         (ScriptedResponse(b"", status=302, headers={"Location": "https://127.0.0.1:1/"}), ProviderError, ["HTTP 302"]),
@@ -99,10 +120,10 @@ async def test_invalid_body_with_a_success_status_is_an_object_error(harness: Re
 
 
 async def test_missing_token_is_not_counted_as_a_vault_failure(harness: ReaderHarness) -> None:
-    harness.no_token = ProviderError("no federated credential")
+    harness.token_error = ProviderError("no federated credential")
     assert (await harness.read_error()).message == "no federated credential"
     assert harness.counted == []  # the vault received no request
-    harness.no_token = None
+    harness.token_error = None
     harness.put_secret("user", "me")
     assert await harness.read(USER) == ["me"]
 
@@ -110,7 +131,7 @@ async def test_missing_token_is_not_counted_as_a_vault_failure(harness: ReaderHa
 async def test_entra_failure_opens_no_circuit_breaker_of_the_vault(
     harness: ReaderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check also that a read without a token does not join the vault's waiting line."""
+    """Check also that a read without a token does not wait for the rate limiter."""
     waited: list[object] = []
 
     def wait(*arguments: object, **_: object) -> float:
@@ -118,11 +139,11 @@ async def test_entra_failure_opens_no_circuit_breaker_of_the_vault(
         return 0.0
 
     monkeypatch.setattr(AdaptiveRateLimiter, "seconds_until_call", wait)
-    harness.no_token = ProviderError("Microsoft Entra (login.example.com) did not answer in time")
+    harness.token_error = ProviderError("Microsoft Entra (login.example.com) did not answer in time")
     for _ in range(50):
         assert "Microsoft Entra (login.example.com)" in (await harness.read_error()).message
     assert not waited
-    harness.no_token = None
+    harness.token_error = None
     harness.put_secret("user", "me")
     assert await harness.read(USER) == ["me"]
     assert harness.counted == [("secrets.get", "ok")]
@@ -131,15 +152,17 @@ async def test_entra_failure_opens_no_circuit_breaker_of_the_vault(
 async def test_requester_that_was_only_refused_is_not_served_first(
     harness: ReaderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Give an editor without a role no priority over the other users of a vault."""
+    """An editor without a role gets no priority over the other users of a vault."""
     waited: list[tuple[str, bool]] = []
 
-    def wait(_: AdaptiveRateLimiter, namespace: str, _who: object, *, first: bool) -> float:
+    def wait(_: AdaptiveRateLimiter, namespace: str, _caller: object, *, first: bool) -> float:
         waited.append((namespace, first))
         return 0.0
 
     monkeypatch.setattr(AdaptiveRateLimiter, "seconds_until_call", wait)
-    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = refusal(403, "Forbidden", "ForbiddenByRbac")
+    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = make_refusal(
+        403, "Forbidden", "ForbiddenByRbac"
+    )
     for _ in range(2):
         await harness.read_error()
     harness.put_secret("user", "me")
@@ -148,22 +171,22 @@ async def test_requester_that_was_only_refused_is_not_served_first(
     assert waited == [("team", True), ("team", False), ("team", False), ("team", True)]
 
 
-@pytest.mark.parametrize("takes_the_other", [True, False])
-async def test_refused_token_is_replaced_and_the_read_repeated(harness: ReaderHarness, takes_the_other: bool) -> None:
-    refused = refusal(401)
+@pytest.mark.parametrize("accepts_the_new", [True, False])
+async def test_refused_token_is_replaced_and_the_read_repeated(harness: ReaderHarness, accepts_the_new: bool) -> None:
+    refused = make_refusal(401)
     harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = refused
 
     def replace_token(token: str) -> None:
         assert token == "token"
-        if takes_the_other:
+        if accepts_the_new:
             harness.put_secret("user", "me")
 
     harness.note_refusal = replace_token  # type: ignore[method-assign]
-    if takes_the_other:
+    if accepts_the_new:
         assert await harness.read(USER) == ["me"]
     else:
         assert "does not accept the token" in (await harness.read_error()).message
-    assert harness.counted == [("secrets.get", "401"), ("secrets.get", "ok" if takes_the_other else "401")]
+    assert harness.counted == [("secrets.get", "401"), ("secrets.get", "ok" if accepts_the_new else "401")]
 
 
 async def test_failed_object_does_not_affect_others(harness: ReaderHarness) -> None:
@@ -189,7 +212,7 @@ async def test_error_keeps_no_frame_cause_or_value(harness: ReaderHarness) -> No
 # Refusals that concern the vault, the identity or the object
 
 
-def refusal_with_text(
+def make_refusal_with_text(
     status: int, text: str, inner: str = "", code: str = "Forbidden", **headers: str
 ) -> ScriptedResponse:
     """Return a refusal with this text and these codes."""
@@ -199,7 +222,7 @@ def refusal_with_text(
 
 REFUSALS = [
     pytest.param(
-        refusal_with_text(
+        make_refusal_with_text(
             403, "Public network access is disabled and request is not from a trusted service", "ForbiddenByConnection"
         ),
         ProviderError,
@@ -208,49 +231,51 @@ REFUSALS = [
         id="public access off",
     ),
     pytest.param(
-        refusal_with_text(403, "Request was not allowed by NSP rules", "ForbiddenByNsp"),
+        make_refusal_with_text(403, "Request was not allowed by NSP rules", "ForbiddenByNsp"),
         ProviderError,
         ["network security perimeter", "inbound access rule"],
         ["role", "may not read"],
         id="network security perimeter",
     ),
     pytest.param(
-        refusal_with_text(403, "does not have secrets get permission on key vault 'shop'", "ForbiddenByPolicy"),
+        make_refusal_with_text(403, "does not have secrets get permission on key vault 'shop'", "ForbiddenByPolicy"),
         AccessDenied,
         ["permission Get for secrets", "access policies"],
         ["role"],
         id="access policy",
     ),
     pytest.param(
-        refusal_with_text(403, "The policy requires the caller to use on-behalf-of (OBO) flow.", "ForbiddenByPolicy"),
+        make_refusal_with_text(
+            403, "The policy requires the caller to use on-behalf-of (OBO) flow.", "ForbiddenByPolicy"
+        ),
         ObjectError,
         ["access policies", "for the identity alone"],
         ["role", "permission Get"],
         id="access policy with an application",
     ),
     pytest.param(
-        refusal_with_text(403, "x", "SomethingNew"),
+        make_refusal_with_text(403, "x", "SomethingNew"),
         ObjectError,
         ["(SomethingNew)", "search for SomethingNew"],
         ["assign"],
         id="unknown code",
     ),
     pytest.param(
-        refusal_with_text(403, "x", f"Forbidden By {CANARY}"),
+        make_refusal_with_text(403, "x", f"Forbidden By {CANARY}"),
         AccessDenied,
         ["assign it the role"],
         [CANARY],
         id="code with spaces",
     ),
     pytest.param(
-        refusal_with_text(400, "Method GET does not allow operation 'v1'", code="BadParameter"),
+        make_refusal_with_text(400, "Method GET does not allow operation 'v1'", code="BadParameter"),
         ObjectError,
         ["HTTP 400", "correct objectName"],
         ["v1", "tries again"],
         id="bad request",
     ),
     pytest.param(
-        refusal_with_text(
+        make_refusal_with_text(
             400,
             "The specified version (7.4) is not recognized. Consider using the latest supported version (2016-10-01).",
             code="BadParameter",
@@ -261,7 +286,7 @@ REFUSALS = [
         id="api-version",
     ),
     pytest.param(
-        refusal_with_text(
+        make_refusal_with_text(
             400, f"The specified version (7.4) is not recognized. Consider ({CANARY}).", code="BadParameter"
         ),
         ProviderError,
@@ -270,21 +295,21 @@ REFUSALS = [
         id="api-version without an offer",
     ),
     pytest.param(
-        refusal_with_text(401, "AKV10032: Invalid issuer. Expected one of x, found y.", code="Unauthorized"),
+        make_refusal_with_text(401, "AKV10032: Invalid issuer. Expected one of x, found y.", code="Unauthorized"),
         ProviderError,
         ["tenantID is the vault's tenant", "(AKV10032)"],
         [],
         id="tenant",
     ),
     pytest.param(
-        refusal_with_text(401, "AKV10022: Invalid audience. Expected x, found: y.", code="Unauthorized"),
+        make_refusal_with_text(401, "AKV10022: Invalid audience. Expected x, found: y.", code="Unauthorized"),
         ProviderError,
         ["another audience", "cloudName", "(AKV10022)"],
         ["tenantID"],
         id="audience",
     ),
     pytest.param(
-        refusal_with_text(
+        make_refusal_with_text(
             401, "AKV10046: Unable to resolve the key used for signature validation.", code="Unauthorized"
         ),
         ProviderError,
@@ -293,21 +318,21 @@ REFUSALS = [
         id="signing key",
     ),
     pytest.param(
-        refusal_with_text(401, "Error validating token: IDX10223", code="Unauthorized"),
+        make_refusal_with_text(401, "Error validating token: IDX10223", code="Unauthorized"),
         ProviderError,
         ["has expired", "clock", "IDX10223"],
         ["tenantID"],
         id="expired token",
     ),
     pytest.param(
-        refusal_with_text(401, "AKV10000: Request is missing a Bearer or PoP token.", code="Unauthorized"),
+        make_refusal_with_text(401, "AKV10000: Request is missing a Bearer or PoP token.", code="Unauthorized"),
         ProviderError,
         ["Authorization header", "proxy"],
         ["tenantID"],
         id="no token",
     ),
     pytest.param(
-        refusal_with_text(401, "AKV19999: words", code="Unauthorized"),
+        make_refusal_with_text(401, "AKV19999: words", code="Unauthorized"),
         ProviderError,
         ["search for AKV19999"],
         ["tenantID", "words"],
@@ -321,7 +346,7 @@ REFUSALS = [
         id="no code of its own",
     ),
     pytest.param(
-        refusal_with_text(409, "is being deleted", "ObjectIsBeingDeleted", code="Conflict"),
+        make_refusal_with_text(409, "is being deleted", "ObjectIsBeingDeleted", code="Conflict"),
         ObjectError,
         ["does not give secret user (HTTP 409)"],
         [],
@@ -330,9 +355,9 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "kind", "words", "never"), REFUSALS)
+@pytest.mark.parametrize(("answer", "kind", "words", "absent"), REFUSALS)
 async def test_refusal_is_explained_by_its_code(
-    harness: ReaderHarness, answer: ScriptedResponse, kind: type[ControllerError], words: list[str], never: list[str]
+    harness: ReaderHarness, answer: ScriptedResponse, kind: type[ControllerError], words: list[str], absent: list[str]
 ) -> None:
     harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = answer
     harness.put_secret("other", "me")
@@ -340,7 +365,7 @@ async def test_refusal_is_explained_by_its_code(
     assert type(error) is kind
     for word in words:
         assert word in error.message
-    for word in never:
+    for word in absent:
         assert word not in error.message
     assert harness.denials == (kind is AccessDenied)
     # A refusal of one object does not affect others. After a lasting refusal by the vault, no request follows.
@@ -356,7 +381,7 @@ async def test_refusal_is_explained_by_its_code(
 
 
 async def test_error_of_an_invalid_version_names_object_version(harness: ReaderHarness) -> None:
-    answer = refusal_with_text(400, "Method GET does not allow operation 'v1'", code="BadParameter")
+    answer = make_refusal_with_text(400, "Method GET does not allow operation 'v1'", code="BadParameter")
     harness.answers["/secrets/user/v1"] = answer
     error = await harness.read_error(ObjectVersionRef(VaultObject(name="user", version="v1")))
     assert isinstance(error, ObjectError)
@@ -374,14 +399,14 @@ async def test_single_transient_failure_is_retried(harness: ReaderHarness, statu
     harness.answers["/secrets"] = ScriptedResponse({"value": [], "nextLink": None}, headers=JSON)
     failed = False
 
-    def once(asked: ReceivedRequest) -> ScriptedResponse:
+    def fail_once(request: ReceivedRequest) -> ScriptedResponse:
         nonlocal failed
-        if "Authorization" in asked.headers and asked.path.rstrip("/") == path and not failed:
+        if "Authorization" in request.headers and request.path.rstrip("/") == path and not failed:
             failed = True
-            return refusal_with_text(status, "AKV10046: Unable to resolve the key", code="x")
-        return harness.answer_request(asked)
+            return make_refusal_with_text(status, "AKV10046: Unable to resolve the key", code="x")
+        return harness.answer_request(request)
 
-    harness.server.default_response = once
+    harness.server.default_response = fail_once
     db = ObjectVersionRef(VaultObject(name="db", history=2))
     assert await harness.read(USER, db) == ["me", "value of a"]
     assert isinstance(await harness.reader.take_snapshot([USER], harness.now), VaultSnapshot)
@@ -396,16 +421,16 @@ async def test_scattered_transient_failures_are_retried(harness: ReaderHarness) 
         harness.put_secret(name, name)
     number = 0
 
-    def some(asked: ReceivedRequest) -> ScriptedResponse:
+    def fail_sometimes(request: ReceivedRequest) -> ScriptedResponse:
         nonlocal number
         number += 1
         if number % 100 == 0:
-            return refusal_with_text(503, "x", code="ServiceUnavailable")
+            return make_refusal_with_text(503, "x", code="ServiceUnavailable")
         if number % 20 == 0:
-            return refusal_with_text(401, "AKV10046: Unable to resolve the key", code="Unauthorized")
-        return harness.answer_request(asked)
+            return make_refusal_with_text(401, "AKV10046: Unable to resolve the key", code="Unauthorized")
+        return harness.answer_request(request)
 
-    harness.server.default_response = some
+    harness.server.default_response = fail_sometimes
     # The rate limiter allows 190 calls at once, and its clock moves only here.
     answers: list[object] = []
     for start in range(0, len(names), 100):
@@ -436,7 +461,9 @@ async def test_unusual_status_among_successes_fails_only_its_object(
 
 
 async def test_retry_after_of_an_outage_is_respected(harness: ReaderHarness) -> None:
-    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = refusal_with_text(503, "x", Retry_After="60")
+    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = make_refusal_with_text(
+        503, "x", Retry_After="60"
+    )
     harness.answers["/secrets/user"].headers["Retry-After"] = "60"
     assert (await harness.read_error()).retry_after == 60
     harness.now += 59
@@ -448,7 +475,7 @@ async def test_retry_after_of_an_outage_is_respected(harness: ReaderHarness) -> 
 
 
 async def test_open_circuit_breaker_answers_a_thousand_reads_without_a_request(harness: ReaderHarness) -> None:
-    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = refusal(503)
+    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = make_refusal(503)
     first = await harness.read_error()
     before = len(harness.server.requests)
     rest = await asyncio.gather(*(harness.read_error() for _ in range(1000)))
@@ -457,7 +484,7 @@ async def test_open_circuit_breaker_answers_a_thousand_reads_without_a_request(h
 
 
 async def test_half_open_circuit_breaker_lets_one_request_through(harness: ReaderHarness) -> None:
-    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = refusal(503)
+    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = make_refusal(503)
     await harness.read_error()
     before = len(harness.paths_read)
     harness.now += OPEN_SECONDS + 1
@@ -470,7 +497,7 @@ async def test_half_open_circuit_breaker_lets_one_request_through(harness: Reade
 
 
 async def test_retry_after_of_a_throttled_vault_is_respected(harness: ReaderHarness) -> None:
-    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = refusal(429, Retry_After="60")
+    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = make_refusal(429, Retry_After="60")
     await harness.read_error()
     before = len(harness.server.requests)
     harness.now += 59

@@ -34,15 +34,15 @@ def encode_certificate(issued: IssuedCertificate) -> str:
     return base64.b64encode(issued.certificate.public_bytes(Encoding.DER)).decode()
 
 
-def b64url(number: int) -> str:
+def encode_base64url(number: int) -> str:
     return base64.urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8, "big")).decode().rstrip("=")
 
 
 def make_jwk(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, kty: str, crv: str = "") -> dict[str, Any]:
     numbers = key.public_numbers()
     if isinstance(numbers, rsa.RSAPublicNumbers):
-        return {"kty": kty, "n": b64url(numbers.n), "e": b64url(numbers.e)}
-    return {"kty": kty, "crv": crv, "x": b64url(numbers.x), "y": b64url(numbers.y)}
+        return {"kty": kty, "n": encode_base64url(numbers.n), "e": encode_base64url(numbers.e)}
+    return {"kty": kty, "crv": crv, "x": encode_base64url(numbers.x), "y": encode_base64url(numbers.y)}
 
 
 async def test_certificate_is_read_as_its_leaf(harness: ReaderHarness) -> None:

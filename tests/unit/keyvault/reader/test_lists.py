@@ -15,12 +15,20 @@ from controller.errors import ObjectError, ProviderError
 from controller.keyvault import listing, reader
 from controller.keyvault.listing import MAX_ORDERS, RETRY_COSTLY_LIST, RETRY_FORBIDDEN_LIST
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.keyvault.reader.reader_harness import CHALLENGE, JSON, USER, ReaderHarness, item, refusal, serve_list
+from tests.unit.keyvault.reader.reader_harness import (
+    CHALLENGE,
+    JSON,
+    USER,
+    ReaderHarness,
+    make_item,
+    make_refusal,
+    serve_list,
+)
 
 DAY = RETRY_COSTLY_LIST
 
 
-def secrets(count: int, **changes: Any) -> list[ObjectVersionRef]:
+def make_secret_refs(count: int, **changes: Any) -> list[ObjectVersionRef]:
     return [ObjectVersionRef(VaultObject(name=f"s{number}", **changes)) for number in range(count)]
 
 
@@ -31,16 +39,16 @@ async def poll(
     before = len(harness.server.requests)
     seen = await harness.reader.take_snapshot(wanted, harness.now)
     listed = {kind: dict(objects) for kind, objects in seen.listed.items()}
-    return [asked.path for asked in harness.server.requests[before:]], listed
+    return [request.path for request in harness.server.requests[before:]], listed
 
 
 # Number of requests
 
 
 async def test_list_reports_every_object_with_a_lower_case_name(harness: ReaderHarness) -> None:
-    serve_list(harness, [item(harness, "User", 9), item(harness, "off", 10, False)])
-    asked, listed = await poll(harness, USER)
-    assert asked == ["/secrets"]
+    serve_list(harness, [make_item(harness, "User", 9), make_item(harness, "off", 10, False)])
+    paths, listed = await poll(harness, USER)
+    assert paths == ["/secrets"]
     assert listed == {
         "secret": {
             "user": ListedObject(datetime.fromtimestamp(9, UTC), True),
@@ -51,17 +59,17 @@ async def test_list_reports_every_object_with_a_lower_case_name(harness: ReaderH
 
 
 async def test_list_with_no_more_pages_than_gets_is_read_to_the_end(harness: ReaderHarness) -> None:
-    serve_list(harness, [item(harness, "a")], [item(harness, "b")], [item(harness, "c")])
-    asked, listed = await poll(harness, *secrets(3))
-    assert asked == ["/secrets"] * 3
+    serve_list(harness, [make_item(harness, "a")], [make_item(harness, "b")], [make_item(harness, "c")])
+    paths, listed = await poll(harness, *make_secret_refs(3))
+    assert paths == ["/secrets"] * 3
     assert set(listed["secret"]) == {"a", "b", "c"}
 
 
 async def test_objects_of_a_page_are_reported_before_the_next_page_is_requested(harness: ReaderHarness) -> None:
-    serve_list(harness, [item(harness, "A")], [item(harness, "b")], [item(harness, "c")])
+    serve_list(harness, [make_item(harness, "A")], [make_item(harness, "b")], [make_item(harness, "c")])
     reported: list[tuple[str, str, int]] = []
     await harness.reader.take_snapshot(
-        secrets(3),
+        make_secret_refs(3),
         harness.now,
         on_listed=lambda kind, name, _: reported.append((kind, name, len(harness.server.requests))),
     )
@@ -70,62 +78,62 @@ async def test_objects_of_a_page_are_reported_before_the_next_page_is_requested(
 
 
 async def test_list_that_costs_more_than_gets_is_avoided_for_a_day(harness: ReaderHarness) -> None:
-    serve_list(harness, *[[item(harness, f"x{page}")] for page in range(5)])
-    assert await poll(harness, *secrets(2)) == (["/secrets"] * 2, {})
+    serve_list(harness, *[[make_item(harness, f"x{page}")] for page in range(5)])
+    assert await poll(harness, *make_secret_refs(2)) == (["/secrets"] * 2, {})
     harness.now += DAY - 1
-    assert await poll(harness, *secrets(2)) == ([], {})
+    assert await poll(harness, *make_secret_refs(2)) == ([], {})
     assert await poll(harness, USER) == ([], {})
-    # For five objects the list is cheaper than gets.
-    asked, listed = await poll(harness, *secrets(5))
-    assert len(asked) == len(listed["secret"]) == 5
+    # For five objects, a list needs no more requests than gets.
+    paths, listed = await poll(harness, *make_secret_refs(5))
+    assert len(paths) == len(listed["secret"]) == 5
     harness.now += 2
-    assert await poll(harness, *secrets(2)) == (["/secrets"] * 2, {})
+    assert await poll(harness, *make_secret_refs(2)) == (["/secrets"] * 2, {})
 
 
 @pytest.mark.parametrize("inner", ["ForbiddenByRbac", "AccessDenied", "ForbiddenByPolicy", ""])
 async def test_forbidden_list_is_replaced_by_gets_for_less_than_an_hour(harness: ReaderHarness, inner: str) -> None:
-    harness.answers["/secrets"] = refusal(403, "Forbidden", inner)
+    harness.answers["/secrets"] = make_refusal(403, "Forbidden", inner)
     harness.put_secret("user", "me")
     assert await poll(harness, USER) == (["/secrets"], {})
     assert RETRY_FORBIDDEN_LIST < 3600
     harness.now += RETRY_FORBIDDEN_LIST - 1
-    assert await poll(harness, *secrets(1000)) == ([], {})
+    assert await poll(harness, *make_secret_refs(1000)) == ([], {})
     assert await harness.read(USER) == ["me"]  # the circuit breaker is closed
     harness.now += 2
-    serve_list(harness, [item(harness, "user")])
+    serve_list(harness, [make_item(harness, "user")])
     assert (await poll(harness, USER))[1].keys() == {"secret"}
 
 
 @pytest.mark.parametrize("inner", ["ForbiddenByFirewall", "ForbiddenByConnection", "ForbiddenByNsp", "SomethingNew"])
 async def test_refusal_unrelated_to_lists_does_not_replace_them(harness: ReaderHarness, inner: str) -> None:
-    harness.answers["/secrets"] = refusal(403, "Forbidden", inner)
+    harness.answers["/secrets"] = make_refusal(403, "Forbidden", inner)
     with pytest.raises(ProviderError):
         await harness.reader.take_snapshot([USER], harness.now)
     harness.now += 60
-    serve_list(harness, [item(harness, "user")])
+    serve_list(harness, [make_item(harness, "user")])
     assert (await poll(harness, USER))[1]["secret"].keys() == {"user"}
 
 
 async def test_forbidden_list_is_retried_if_gets_are_forbidden_too(harness: ReaderHarness) -> None:
     for path in ("/secrets", "/secrets/user", "/secrets/user/"):
-        harness.answers[path] = refusal(403, "Forbidden", "ForbiddenByRbac")
+        harness.answers[path] = make_refusal(403, "Forbidden", "ForbiddenByRbac")
     assert await poll(harness, USER) == (["/secrets"], {})
     await harness.read_error()
     harness.now += 60
-    serve_list(harness, [item(harness, "user")])
+    serve_list(harness, [make_item(harness, "user")])
     assert (await poll(harness, USER))[1].keys() == {"secret"}
 
 
 async def test_each_kind_has_its_own_list_and_refusal(harness: ReaderHarness) -> None:
-    harness.answers["/secrets"] = refusal(403, "Forbidden", "ForbiddenByRbac")
+    harness.answers["/secrets"] = make_refusal(403, "Forbidden", "ForbiddenByRbac")
     kinds = [ObjectVersionRef(VaultObject(name="web", type=kind)) for kind in ("secret", "cert", "key")]
     for path, each in (("/certificates", "id"), ("/keys", "kid")):
-        found = item(harness, "web", path=path)
+        found = make_item(harness, "web", path=path)
         harness.answers[path] = ScriptedResponse(
             {"value": [{each: found["id"]} | found], "nextLink": None}, headers=JSON
         )
-    asked, listed = await poll(harness, *kinds)
-    assert sorted(asked) == ["/certificates", "/keys", "/secrets"]
+    paths, listed = await poll(harness, *kinds)
+    assert sorted(paths) == ["/certificates", "/keys", "/secrets"]
     assert {kind: set(objects) for kind, objects in listed.items()} == {"cert": {"web"}, "key": {"web"}}
     assert sorted((await poll(harness, *kinds))[0]) == ["/certificates", "/keys"]
 
@@ -145,13 +153,15 @@ async def test_poll_ignores_versions_that_cannot_be_listed(harness: ReaderHarnes
     assert not seen.versions
 
 
-@pytest.mark.parametrize("answer", [refusal(503), refusal(429), CHALLENGE, ScriptedResponse(b"<html>", headers=JSON)])
+@pytest.mark.parametrize(
+    "answer", [make_refusal(503), make_refusal(429), CHALLENGE, ScriptedResponse(b"<html>", headers=JSON)]
+)
 async def test_failed_list_is_not_replaced_by_gets(harness: ReaderHarness, answer: ScriptedResponse) -> None:
     harness.answers["/secrets"] = answer
     with pytest.raises(ProviderError):
         await harness.reader.take_snapshot([USER], harness.now)
     harness.now += 60
-    serve_list(harness, [item(harness, "user")])
+    serve_list(harness, [make_item(harness, "user")])
     assert (await poll(harness, USER))[1]["secret"].keys() == {"user"}
 
 
@@ -193,9 +203,9 @@ async def test_poll_keeps_no_versions_in_the_cache(harness: ReaderHarness, monke
 )
 async def test_next_page_at_another_address_is_not_requested(harness: ReaderHarness, link: str) -> None:
     """Reject the address, because the request would carry the token to another host."""
-    serve_list(harness, [item(harness, "user")], link=link.format(harness.server.url))
+    serve_list(harness, [make_item(harness, "user")], link=link.format(harness.server.url))
     with pytest.raises(ProviderError, match="another host"):
-        await harness.reader.take_snapshot(secrets(3), harness.now)
+        await harness.reader.take_snapshot(make_secret_refs(3), harness.now)
     assert len(harness.server.requests) == 1
 
 
@@ -215,7 +225,7 @@ async def test_invalid_list_is_reported_as_no_usable_answer(harness: ReaderHarne
     for path in ("/secrets", "/secrets/db/versions"):
         harness.answers[path] = ScriptedResponse(body, headers=JSON)
     with pytest.raises(ProviderError, match="no usable answer"):
-        await harness.reader.take_snapshot(secrets(3), harness.now)
+        await harness.reader.take_snapshot(make_secret_refs(3), harness.now)
     harness.now += 60
     (answer,) = await harness.read(ObjectVersionRef(VaultObject(name="db", history=2)))
     assert isinstance(answer, ProviderError)
@@ -252,11 +262,11 @@ ODD_ATTRIBUTES: list[Any] = [
 
 @pytest.mark.parametrize("odd", ODD_ITEMS, ids=str)
 async def test_odd_item_does_not_invalidate_its_page(harness: ReaderHarness, odd: Any) -> None:
-    good = item(harness, "user")
-    serve_list(harness, [odd, good, odd], [odd], [item(harness, "pass")])
-    assert set((await poll(harness, *secrets(3)))[1]["secret"]) == {"user", "pass"}
+    good = make_item(harness, "user")
+    serve_list(harness, [odd, good, odd], [odd], [make_item(harness, "pass")])
+    assert set((await poll(harness, *make_secret_refs(3)))[1]["secret"]) == {"user", "pass"}
     harness.put_versions("db", ("a", 1, True), ("b", 2, True))
-    harness.answers["/secrets/db/versions"].body["value"] += [odd, item(harness, "db")]
+    harness.answers["/secrets/db/versions"].body["value"] += [odd, make_item(harness, "db")]
     harness.server.default_response = harness.answer_request
     db = VaultObject(name="db", history=2)
     assert await harness.read(ObjectVersionRef(db, 0), ObjectVersionRef(db, 1)) == ["value of b", "value of a"]
@@ -264,8 +274,8 @@ async def test_odd_item_does_not_invalidate_its_page(harness: ReaderHarness, odd
 
 @pytest.mark.parametrize("odd", ODD_ATTRIBUTES, ids=str)
 async def test_object_with_odd_attributes_is_read_at_every_poll(harness: ReaderHarness, odd: Any) -> None:
-    serve_list(harness, [item(harness, "pass"), {"id": f"{harness.server.url}/secrets/user", "attributes": odd}])
-    listed = (await poll(harness, *secrets(3)))[1]["secret"]
+    serve_list(harness, [make_item(harness, "pass"), {"id": f"{harness.server.url}/secrets/user", "attributes": odd}])
+    listed = (await poll(harness, *make_secret_refs(3)))[1]["secret"]
     assert listed.keys() == {"user", "pass"}
     assert listed["user"].updated is None
     known = [ObjectVersion(target_key="k", object=str(USER), version="v1", updated="1970-01-01T00:00:09Z")]
@@ -319,12 +329,12 @@ async def test_age_of_a_value_is_measured_by_the_servers_clock(
 
 @pytest.mark.parametrize("seconds", [7, 60])
 async def test_no_request_is_sent_before_retry_after_ends(harness: ReaderHarness, seconds: int) -> None:
-    harness.answers["/secrets"] = harness.answers["/secrets/user/"] = refusal(
+    harness.answers["/secrets"] = harness.answers["/secrets/user/"] = make_refusal(
         429, "Throttled", Retry_After=str(seconds)
     )
     harness.answers["/secrets/user"] = harness.answers["/secrets/user/"]
     assert isinstance(await harness.read_error(), ProviderError)
-    asked = len(harness.server.requests)
+    sent = len(harness.server.requests)
     for moment in (0.0, 1.0, seconds / 2, seconds - 0.01):
         harness.now = 1000.0 + moment
         error = await harness.read_error()
@@ -332,7 +342,7 @@ async def test_no_request_is_sent_before_retry_after_ends(harness: ReaderHarness
         assert moment + error.retry_after >= seconds
         with pytest.raises(ProviderError):
             await harness.reader.take_snapshot([USER], harness.now)
-    assert len(harness.server.requests) == asked
+    assert len(harness.server.requests) == sent
     harness.put_secret("user", "me")
     harness.now = 1000.0 + seconds + 60  # the rate is low now, so one call waits for it
     assert await harness.read(USER) == ["me"]
@@ -340,8 +350,8 @@ async def test_no_request_is_sent_before_retry_after_ends(harness: ReaderHarness
 
 async def test_refusal_stops_all_requests_that_are_not_yet_sent(harness: ReaderHarness) -> None:
     """Check the rate limiter again after the wait for a connection."""
-    harness.server.default_response = lambda _: refusal(429, "Throttled", Retry_After="30")
-    answers = await harness.reader.read(secrets(200), since=harness.now, first=True)
+    harness.server.default_response = lambda _: make_refusal(429, "Throttled", Retry_After="30")
+    answers = await harness.reader.read(make_secret_refs(200), since=harness.now, first=True)
     assert all(isinstance(answer, ProviderError) for answer in answers.values())
     assert len(harness.server.requests) <= 24
 

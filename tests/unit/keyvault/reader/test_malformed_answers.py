@@ -24,14 +24,14 @@ LONG = b"x" * (MAX_ANSWER + 1)
 START = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
-def whole(body: bytes, status: str = "200 OK", more: str = "") -> bytes:
+def encode_answer(body: bytes, status: str = "200 OK", more: str = "") -> bytes:
     """Return an answer with its length."""
     lines = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}\r\n"
     return lines.encode() + body
 
 
 class RawVault(ScriptedApiServer):
-    """A vault that sends these bytes once per connection and closes it, then answers well."""
+    """A vault that sends one answer per connection: first the given bytes, then a valid answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class RawVault(ScriptedApiServer):
         """Answer one request."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(self.first.pop(0) if self.first else whole(VALUE))
+            writer.write(self.first.pop(0) if self.first else encode_answer(VALUE))
             await writer.drain()
         writer.close()
 
@@ -72,11 +72,11 @@ async def vault(authority: ClusterAuthority) -> AsyncIterator[tuple[ReaderHarnes
         pytest.param(START + b"X: " + b"y" * 20_000 + b"\r\n\r\n", id="long header"),
         pytest.param(START + b"no colon\r\n\r\n", id="header without a colon"),
         pytest.param(b"HTTP/1.1 1000 X\r\n\r\n", id="status"),
-        pytest.param(whole(PACKED, more="Content-Encoding: gzip\r\n"), id="gzip"),
-        pytest.param(whole(b"not gzip", more="Content-Encoding: gzip\r\n"), id="invalid gzip"),
-        pytest.param(whole(LONG, "503 Unavailable"), id="long body of a 503"),
-        pytest.param(whole(LONG, "401 Unauthorized"), id="long body of a 401"),
-        pytest.param(whole(PACKED, "503 X", "Content-Encoding: gzip\r\n"), id="compressed 503"),
+        pytest.param(encode_answer(PACKED, more="Content-Encoding: gzip\r\n"), id="gzip"),
+        pytest.param(encode_answer(b"not gzip", more="Content-Encoding: gzip\r\n"), id="invalid gzip"),
+        pytest.param(encode_answer(LONG, "503 Unavailable"), id="long body of a 503"),
+        pytest.param(encode_answer(LONG, "401 Unauthorized"), id="long body of a 401"),
+        pytest.param(encode_answer(PACKED, "503 X", "Content-Encoding: gzip\r\n"), id="compressed 503"),
         pytest.param(b"HTTP/1.1 503 X\r\nContent-Length: 99\r\n\r\n{", id="part of a 503"),
     ],
 )
@@ -95,11 +95,15 @@ async def test_http_1_0_is_an_answer(vault: tuple[ReaderHarness, RawVault]) -> N
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
-        pytest.param(lambda status, more: whole(LONG, status, more), id="long"),
-        pytest.param(lambda status, more: whole(PACKED, status, f"Content-Encoding: gzip\r\n{more}"), id="compressed"),
-        pytest.param(lambda status, more: whole(b"{", status, more).replace(b"Length: 1", b"Length: 9"), id="cut off"),
+        pytest.param(lambda status, more: encode_answer(LONG, status, more), id="long"),
+        pytest.param(
+            lambda status, more: encode_answer(PACKED, status, f"Content-Encoding: gzip\r\n{more}"), id="compressed"
+        ),
+        pytest.param(
+            lambda status, more: encode_answer(b"{", status, more).replace(b"Length: 1", b"Length: 9"), id="cut off"
+        ),
     ],
 )
 @pytest.mark.parametrize(
@@ -113,14 +117,14 @@ async def test_http_1_0_is_an_answer(vault: tuple[ReaderHarness, RawVault]) -> N
 )
 async def test_status_of_a_refusal_counts_without_its_body(
     vault: tuple[ReaderHarness, RawVault],
-    spoil: Callable[[str, str], bytes],
+    damage: Callable[[str, str], bytes],
     status: str,
     more: str,
     kind: type[ProviderError],
     words: str,
 ) -> None:
     harness, raw = vault
-    raw.first = [spoil(status, more)]
+    raw.first = [damage(status, more)]
     error = await harness.read_error()
     assert type(error) is kind
     assert words in error.message
@@ -139,7 +143,7 @@ async def test_vault_that_always_cuts_its_answers_off_is_named(vault: tuple[Read
 
 
 async def test_simultaneous_requests_may_fail_once_each(vault: tuple[ReaderHarness, RawVault]) -> None:
-    """Several keys of one SecretSync are read at once. Their first failures alone are no outage."""
+    """Several keys of one SecretSync are read at once. One failure of each read is not an outage."""
     harness, raw = vault
     names = [ObjectVersionRef(VaultObject(name=f"key-{number}")) for number in range(5)]
     raw.first = [START + b"Content-Length: 9999\r\n\r\n" + VALUE] * 5

@@ -13,7 +13,7 @@ from controller.domain.snapshot import VaultSnapshot
 from controller.domain.values import VaultValue
 from controller.errors import ObjectError
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.keyvault.reader.reader_harness import JSON, ReaderHarness, refusal
+from tests.unit.keyvault.reader.reader_harness import JSON, ReaderHarness, make_refusal
 
 OTHER = ObjectVersionRef(VaultObject(name="other"))
 KINDS = {"secret": "secrets", "cert": "certificates", "key": "keys"}
@@ -58,7 +58,7 @@ async def read_both(harness: ReaderHarness, kind: str, answer: ScriptedResponse)
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("body", BODIES)
-async def test_odd_body_concerns_its_object_alone(harness: ReaderHarness, kind: str, body: bytes) -> None:
+async def test_odd_body_affects_only_its_object(harness: ReaderHarness, kind: str, body: bytes) -> None:
     await read_both(harness, kind, ScriptedResponse(body, headers=JSON))
 
 
@@ -87,10 +87,10 @@ async def test_version_of_another_form_is_no_usable_answer(harness: ReaderHarnes
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("code", ["BadParameter", "BadRequest", "InvalidRequestUri", ""])
 @pytest.mark.parametrize("status", [201, 202, 206, 299, 400, 404, 405, 409, 410, 412, 422])
-async def test_refusal_of_a_request_concerns_its_object_alone(
+async def test_refusal_of_a_request_affects_only_its_object(
     harness: ReaderHarness, kind: str, code: str, status: int
 ) -> None:
-    await read_both(harness, kind, refusal(status, code))
+    await read_both(harness, kind, make_refusal(status, code))
 
 
 ODD_FIELDS = pytest.mark.parametrize(
@@ -107,7 +107,7 @@ ODD_FIELDS = pytest.mark.parametrize(
 
 
 @ODD_FIELDS
-async def test_odd_field_that_is_not_used_hides_no_value(harness: ReaderHarness, field: bytes) -> None:
+async def test_unused_odd_field_does_not_prevent_the_read(harness: ReaderHarness, field: bytes) -> None:
     """Read the secret, because the CSI provider does so as well."""
     body = b'{"value":"me","id":"https://x/secrets/other/1","attributes":{},%s}' % field
     harness.answers["/secrets/other"] = harness.answers["/secrets/other/"] = ScriptedResponse(body, headers=JSON)
@@ -124,7 +124,7 @@ async def test_lone_surrogate_in_a_value_is_never_replaced(harness: ReaderHarnes
 
 
 @ODD_FIELDS
-async def test_odd_item_of_a_list_concerns_that_object_alone(harness: ReaderHarness, field: bytes) -> None:
+async def test_odd_item_of_a_list_affects_only_that_object(harness: ReaderHarness, field: bytes) -> None:
     good = b'{"id":"https://x/secrets/other","attributes":{"enabled":true,"updated":9}}'
     body = b'{"value":[{"id":"https://x/secrets/odd",%s},%s],"nextLink":null}' % (field, good)
     harness.answers["/secrets"] = ScriptedResponse(body, headers=JSON)
@@ -144,14 +144,14 @@ async def test_odd_item_of_a_list_concerns_that_object_alone(harness: ReaderHarn
         "",
     ],
 )
-async def test_odd_date_of_an_answer_spoils_no_value(harness: ReaderHarness, date: str) -> None:
+async def test_odd_date_of_an_answer_does_not_prevent_the_read(harness: ReaderHarness, date: str) -> None:
     harness.put_secret("other", "me")
     for answer in harness.answers.values():
         answer.headers["Date"] = date
     assert await harness.read(OTHER) == ["me"]
 
 
-async def test_date_of_year_9999_ends_no_reader(harness: ReaderHarness) -> None:
+async def test_date_of_year_9999_does_not_stop_the_reader(harness: ReaderHarness) -> None:
     """Wait a second, after which the time plus the difference of the clocks would be in the year 10000."""
     harness.put_secret("other", "me")
     for answer in harness.answers.values():
@@ -171,8 +171,8 @@ JSON_VALUES = st.recursive(
 
 
 @st.composite
-def changed(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
-    """Return a good body in which some fields lack or have another value."""
+def change_fields(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
+    """Return a good body in which some fields are absent or have another value."""
     copy: dict[str, Any] = json.loads(json.dumps(body))
     places = [(copy, field) for field in copy]
     places += [(inner, field) for inner in copy.values() if isinstance(inner, dict) for field in inner]
@@ -187,8 +187,8 @@ def changed(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-async def test_any_change_of_a_good_body_concerns_its_object_alone(
+async def test_any_change_of_a_good_body_affects_only_its_object(
     harness: ReaderHarness, kind: str, data: st.DataObject
 ) -> None:
-    body = data.draw(changed(GOOD[kind]) | JSON_VALUES)
+    body = data.draw(change_fields(GOOD[kind]) | JSON_VALUES)
     await read_both(harness, kind, ScriptedResponse(json.dumps(body).encode(), headers=JSON))

@@ -5,7 +5,7 @@ import pytest
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.errors import ObjectError
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.keyvault.reader.reader_harness import JSON, USER, ReaderHarness, refusal
+from tests.unit.keyvault.reader.reader_harness import JSON, USER, ReaderHarness, make_refusal
 
 KINDS = {"secret": "secrets", "cert": "certificates", "key": "keys"}
 
@@ -24,8 +24,8 @@ async def test_all_kinds_are_requested_in_the_clouds_api_version(harness: Reader
     db = [ObjectVersionRef(VaultObject(name="db", type=kind, history=history)) for kind in KINDS for history in (1, 2)]
     await harness.read(*db)
     await harness.reader.take_snapshot(db, harness.now)
-    assert {asked.query["api-version"] for asked in harness.server.requests} == {"7.4"}
-    assert {asked.path.split("/")[1] for asked in harness.server.requests} == set(KINDS.values())
+    assert {request.query["api-version"] for request in harness.server.requests} == {"7.4"}
+    assert {request.path.split("/")[1] for request in harness.server.requests} == set(KINDS.values())
 
 
 async def test_pinned_version_is_read(harness: ReaderHarness) -> None:
@@ -74,5 +74,5 @@ async def test_newest_of_two_versions_of_one_second_comes_first(harness: ReaderH
 
 async def test_disabled_newest_version_does_not_hide_others(harness: ReaderHarness) -> None:
     harness.put_versions("db", ("a", 5, True), ("b", 5, True), ("c", 5, False))
-    harness.answers["/secrets/db/"] = harness.answers["/secrets/db"] = refusal(403, "Forbidden", "SecretDisabled")
+    harness.answers["/secrets/db/"] = harness.answers["/secrets/db"] = make_refusal(403, "Forbidden", "SecretDisabled")
     assert len([item for item in await harness.read(ObjectVersionRef(VaultObject(name="db", history=2))) if item]) == 1

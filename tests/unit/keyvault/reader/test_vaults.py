@@ -1,4 +1,4 @@
-"""Test the pool of readers: their sharing, their eviction, and its bounds."""
+"""Test that the pool shares readers, evicts idle ones, and is bounded."""
 
 from types import SimpleNamespace
 
@@ -23,24 +23,24 @@ async def test_reader_is_shared_by_one_identity_and_evicted_when_idle(
         return "a.b.c"
 
     all_vaults = VaultPool(clouds, assertion, lambda *_: None)
-    one, other = Identity("team", "robot", "c", "tenant-1"), Identity("else", "robot", "c", "tenant-1")
-    first = all_vaults.reader(one, "here", "shop")
-    assert all_vaults.reader(one, "here", "shop") is first
-    assert all_vaults.reader(one, "here", "bank") is not first
+    identity, other = Identity("team", "robot", "c", "tenant-1"), Identity("else", "robot", "c", "tenant-1")
+    first = all_vaults.reader(identity, "here", "shop")
+    assert all_vaults.reader(identity, "here", "shop") is first
+    assert all_vaults.reader(identity, "here", "bank") is not first
     assert all_vaults.reader(other, "here", "shop") is not first
     now[0] = 500
     assert all_vaults.reader(other, "here", "shop")
     now[0] = 700
     await all_vaults.evict_idle(600)
     assert len(all_vaults.entries) == len(all_vaults.credentials) == 1
-    second = all_vaults.reader(one, "here", "shop")
+    second = all_vaults.reader(identity, "here", "shop")
     assert second is not first
     # After a cloud is removed or moved to another host, its old readers are not used.
     clouds["here"] = Cloud(authority="https://login.example.org", vault_url="https://{vault}.example.org")
-    assert all_vaults.reader(one, "here", "shop") is not second
+    assert all_vaults.reader(identity, "here", "shop") is not second
     del clouds["here"]
     with pytest.raises(ClassError, match=r"cloud 'here' was removed"):
-        all_vaults.reader(one, "here", "shop")
+        all_vaults.reader(identity, "here", "shop")
     now[0] = 1400
     await all_vaults.evict_idle(600)
     assert not len(all_vaults.entries)
@@ -60,10 +60,10 @@ async def test_renamed_vaults_of_one_namespace_keep_no_more_than_its_budget() ->
     for number in range(500):
         all_vaults.reader(Identity("editor", f"robot-{number % 200}", "c", "tenant-1"), "here", f"v{number}")
         all_vaults.reader(Identity("editor", "robot", "c", "tenant-1"), "here", "shop")
-    most = int(budgets.READERS.limit)
-    assert len(all_vaults.entries) == most + 1
-    assert len(all_vaults.credentials) <= most + 1
-    assert len(all_vaults.rate_limiters) <= most + 1
+    limit = int(budgets.READERS.limit)
+    assert len(all_vaults.entries) == limit + 1
+    assert len(all_vaults.credentials) <= limit + 1
+    assert len(all_vaults.rate_limiters) <= limit + 1
     assert all_vaults.reader(Identity("victim", "robot", "c", "tenant-1"), "here", "shop") is victim
     await all_vaults.close()
 
@@ -86,7 +86,7 @@ async def test_throttling_of_a_vault_outlives_its_evicted_reader() -> None:
     await all_vaults.close()
 
 
-async def test_readers_of_all_namespaces_are_bounded_and_the_largest_makes_room(
+async def test_full_pool_evicts_readers_of_the_largest_namespace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pool, "MAX_READERS", 10)
