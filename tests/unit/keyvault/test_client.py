@@ -25,7 +25,7 @@ async def get_token_info() -> None:
     """Return at once, as if the token was cached."""
 
 
-def new_client(clock: Callable[[], float]) -> VaultClient:
+def make_client(clock: Callable[[], float]) -> VaultClient:
     return VaultClient(
         VaultAddress("vault", "https://vault"),
         Identity("team", "robot", "client", "tenant"),
@@ -52,7 +52,7 @@ def test_failed_request_is_retried_after_200_ms_and_then_after_1_s(
     monkeypatch.setattr(random, "uniform", min if chance == "least" else max)
 
     async def main(clock: Callable[[], float]) -> list[float]:
-        client, sent = new_client(clock), []
+        client, sent = make_client(clock), []
 
         async def answer() -> None:
             """Return at once."""
@@ -63,9 +63,9 @@ def test_failed_request_is_retried_after_200_ms_and_then_after_1_s(
 
         for _ in range(answers_before):
             await client.request(LIST, "list", None, answer, first=True)
-        began = clock()
+        start = clock()
         with pytest.raises(ProviderError):
             await client.request(LIST, "list", None, fail, first=True)
-        return [moment - began for moment in sent]
+        return [moment - start for moment in sent]
 
     assert virtual_time.run_virtual(main) == pytest.approx(moments[chance])

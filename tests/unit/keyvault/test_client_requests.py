@@ -1,4 +1,4 @@
-"""Test single requests to a vault in virtual time: errors, counts, waits, and what a failure means for the next one."""
+"""Test single requests to a vault in virtual time: errors, counts, waits, and effects of failures on later requests."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ USER, OTHER = VaultObject(name="User"), VaultObject(name="other")
 AGAIN = "; the controller tries again by itself"
 
 
-def refusal(status: int, code: str = "x", **headers: str) -> HttpResponseError:
+def make_refusal(status: int, code: str = "x", **headers: str) -> HttpResponseError:
     """Return the SDK's error for an error answer of a vault."""
     error = HttpResponseError("x")
     error.status_code = status
@@ -53,7 +53,7 @@ def refusal(status: int, code: str = "x", **headers: str) -> HttpResponseError:
     return error
 
 
-def caused_by(error: AzureError | ValueError, cause: Exception) -> Exception:
+def set_cause(error: AzureError | ValueError, cause: Exception) -> Exception:
     error.__cause__ = cause
     return error
 
@@ -80,7 +80,7 @@ class RecordingLimiter:
 
 
 class ClientHarness:
-    """A client whose requests the test answers itself. It records their times, their counts, and the token's faults."""
+    """A client whose requests the test answers. The harness records their times, their counts, and refused tokens."""
 
     def __init__(self, clock: Clock, limiter: RecordingLimiter | None = None) -> None:
         self.clock = clock
@@ -89,7 +89,7 @@ class ClientHarness:
         self.refused_tokens: list[str] = []
         self.denials = 0
         self.tokens = 0
-        self.no_token: ControllerError | None = None
+        self.token_error: ControllerError | None = None
         # The namespaces for which the name of the vault would be resolved.
         self.namespaces: list[str] = []
         self.client = VaultClient(
@@ -104,10 +104,10 @@ class ClientHarness:
         )
 
     async def get_token_info(self) -> None:
-        """Return at once, as if the token was cached, or raise `no_token`."""
+        """Return at once, as if the token was cached, or raise `token_error`."""
         self.tokens += 1
-        if self.no_token:
-            raise self.no_token
+        if self.token_error:
+            raise self.token_error
 
     def note_refusal(self, token: str) -> None:
         self.refused_tokens.append(token)
@@ -126,19 +126,19 @@ class ClientHarness:
     ) -> str:
         """Send a request that returns or raises `result`, or returns after that many seconds.
 
-        Several results are those of its attempts. The last one is repeated.
+        A list has one result for each attempt, and its last result is repeated.
         """
         results = list(result) if isinstance(result, list) else [result]
 
         async def send() -> str:
             self.sent.append(self.clock())
             self.namespaces.append(requesting_namespace.get())
-            now = results.pop(0) if len(results) > 1 else results[0]
-            if isinstance(now, Exception):
-                raise now
-            if isinstance(now, float):
-                await asyncio.sleep(now)
-            return str(now)
+            current = results.pop(0) if len(results) > 1 else results[0]
+            if isinstance(current, Exception):
+                raise current
+            if isinstance(current, float):
+                await asyncio.sleep(current)
+            return str(current)
 
         return await self.client.request(SECRETS, verb, vault_object, send, first=first, **options)
 
@@ -161,10 +161,10 @@ class ClientHarness:
             1,
             id="no answer in time",
         ),
-        pytest.param(refusal(404), None, f"Key Vault vault answered with HTTP 404{AGAIN}", "404", 1, id="404"),
-        pytest.param(refusal(503), None, f"Key Vault vault answered with HTTP 503{AGAIN}", "503", 2, id="503"),
+        pytest.param(make_refusal(404), None, f"Key Vault vault answered with HTTP 404{AGAIN}", "404", 1, id="404"),
+        pytest.param(make_refusal(503), None, f"Key Vault vault answered with HTTP 503{AGAIN}", "503", 2, id="503"),
         pytest.param(
-            refusal(503, Retry_After="9"),
+            make_refusal(503, Retry_After="9"),
             None,
             f"Key Vault vault answered with HTTP 503{AGAIN}",
             "503",
@@ -172,7 +172,7 @@ class ClientHarness:
             id="503 with Retry-After",
         ),
         pytest.param(
-            caused_by(ValueError("x"), refusal(401)),
+            set_cause(ValueError("x"), make_refusal(401)),
             None,
             "Key Vault vault does not accept the token of identity client; check that tenantID is the vault's tenant",
             "401",
@@ -228,7 +228,7 @@ class ClientHarness:
         ),
         *(
             pytest.param(
-                caused_by(error, aiohttp.ClientPayloadError("x")),
+                set_cause(error, aiohttp.ClientPayloadError("x")),
                 None,
                 f"Key Vault vault ended the connection within its answer{AGAIN}",
                 "error",
@@ -266,8 +266,8 @@ def test_value_is_returned_and_counted() -> None:
 def test_request_without_a_token_is_neither_sent_nor_counted() -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock, limiter := RecordingLimiter())
-        harness.no_token = ProviderError("Entra failed")
-        assert await harness.get_error("value") is harness.no_token
+        harness.token_error = ProviderError("Entra failed")
+        assert await harness.get_error("value") is harness.token_error
         assert (harness.sent, harness.counted, limiter.callers) == ([], [], [])
 
     run_virtual(main)
@@ -277,9 +277,9 @@ def test_request_ends_after_60_s() -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock)
         assert await harness.request(59.9) == "59.9"
-        began = clock()
+        start = clock()
         assert "did not answer in time" in (await harness.get_error(1000.0)).message
-        assert clock() - began == pytest.approx(60)
+        assert clock() - start == pytest.approx(60)
 
     run_virtual(main)
 
@@ -323,7 +323,7 @@ def test_request_is_not_sent_if_the_vault_refused_another_meanwhile() -> None:
 def test_429_closes_the_vault_for_the_time_of_retry_after() -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock)
-        error = await harness.get_error(refusal(429, Retry_After="7"))
+        error = await harness.get_error(make_refusal(429, Retry_After="7"))
         assert error.retry_after == 7
         assert harness.client.rate_limiter.seconds_closed() == 7
         assert len(harness.sent) == 1
@@ -338,11 +338,11 @@ def test_429_closes_the_vault_for_the_time_of_retry_after() -> None:
         pytest.param([], False, False, id="a refresh"),
         pytest.param(["value"], True, True, id="a value"),
         pytest.param(["value"], False, False, id="a refresh after a value"),
-        pytest.param([refusal(403)], True, False, id="no access"),
-        pytest.param([refusal(401)], True, False, id="no valid token"),
-        pytest.param(["value", refusal(403)], True, True, id="access to another object"),
-        pytest.param([refusal(503)], True, True, id="a failure of the vault"),
-        pytest.param([refusal(403), "value"], True, True, id="access since then"),
+        pytest.param([make_refusal(403)], True, False, id="no access"),
+        pytest.param([make_refusal(401)], True, False, id="no valid token"),
+        pytest.param(["value", make_refusal(403)], True, True, id="access to another object"),
+        pytest.param([make_refusal(503)], True, True, id="a failure of the vault"),
+        pytest.param([make_refusal(403), "value"], True, True, id="access since then"),
     ],
 )
 def test_identity_that_was_always_refused_has_no_precedence(
@@ -367,14 +367,16 @@ def test_identity_that_was_always_refused_has_no_precedence(
 @pytest.mark.parametrize(
     ("result", "tokens", "denials"),
     [
-        (refusal(401), ["refused-token"] * 2, 0),
-        (refusal(403), [], 1),
-        (refusal(503), [], 0),
-        (refusal(404), [], 0),
+        (make_refusal(401), ["refused-token"] * 2, 0),
+        (make_refusal(403), [], 1),
+        (make_refusal(503), [], 0),
+        (make_refusal(404), [], 0),
     ],
     ids=["401", "403", "503", "404"],
 )
-def test_credential_learns_of_refused_tokens_and_of_denials(result: Exception, tokens: list[str], denials: int) -> None:
+def test_refused_tokens_and_denials_are_reported_to_the_credential(
+    result: Exception, tokens: list[str], denials: int
+) -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock)
         await harness.get_error(result)
@@ -387,11 +389,11 @@ def test_credential_learns_of_refused_tokens_and_of_denials(result: Exception, t
     ("result", "seconds"),
     [
         pytest.param(TimeoutError(), 0, id="one timeout"),
-        pytest.param(refusal(503), 5, id="two failures"),
-        pytest.param(refusal(401), 5, id="two refused tokens"),
-        pytest.param(refusal(503, Retry_After="60"), 60, id="503 with Retry-After"),
-        pytest.param(refusal(404), 5, id="a failure that lasts"),
-        pytest.param(refusal(403), 0, id="an answer"),
+        pytest.param(make_refusal(503), 5, id="two failures"),
+        pytest.param(make_refusal(401), 5, id="two refused tokens"),
+        pytest.param(make_refusal(503, Retry_After="60"), 60, id="503 with Retry-After"),
+        pytest.param(make_refusal(404), 5, id="a failure that lasts"),
+        pytest.param(make_refusal(403), 0, id="an answer"),
     ],
 )
 def test_breaker_of_one_operation_opens_for_a_time(result: Exception, seconds: float) -> None:
@@ -410,10 +412,10 @@ def test_breaker_of_one_operation_opens_for_a_time(result: Exception, seconds: f
     run_virtual(main)
 
 
-def test_open_breaker_needs_neither_a_token_nor_a_place() -> None:
+def test_open_breaker_uses_neither_the_credential_nor_the_rate_limiter() -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock, limiter := RecordingLimiter())
-        await harness.get_error(refusal(404))
+        await harness.get_error(make_refusal(404))
         tokens, callers = harness.tokens, len(limiter.callers)
         await harness.get_error("value")
         assert (harness.tokens, len(limiter.callers)) == (tokens, callers)
@@ -426,7 +428,7 @@ def test_waiting_request_is_not_sent_after_another_opened_the_breaker() -> None:
         harness = ClientHarness(clock, RecordingLimiter([0.5]))
         waiting = asyncio.create_task(harness.get_error("value"))
         await asyncio.sleep(0)
-        error = await harness.get_error(refusal(404))
+        error = await harness.get_error(make_refusal(404))
         assert (await waiting).message == error.message
         assert harness.sent == [0]
 
@@ -437,7 +439,7 @@ def test_waiting_request_is_not_sent_after_another_opened_the_breaker() -> None:
 def test_one_request_probes_after_the_time_of_a_breaker(vault_object: VaultObject | None) -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock)
-        error = await harness.get_error(refusal(503), vault_object)
+        error = await harness.get_error(make_refusal(503), vault_object)
         await asyncio.sleep(5)
         harness.sent.clear()
         probing = asyncio.create_task(harness.request(1.0, vault_object))
@@ -453,10 +455,10 @@ def test_one_request_probes_after_the_time_of_a_breaker(vault_object: VaultObjec
 @pytest.mark.parametrize(
     ("failure", "vault_objects"),
     [
-        pytest.param(refusal(503), (None, None), id="lists"),
-        pytest.param(refusal(401), (None, None), id="refused tokens"),
-        pytest.param(refusal(503), (USER, USER), id="one object"),
-        pytest.param(refusal(503), (USER, OTHER), id="two objects"),
+        pytest.param(make_refusal(503), (None, None), id="lists"),
+        pytest.param(make_refusal(401), (None, None), id="refused tokens"),
+        pytest.param(make_refusal(503), (USER, USER), id="one object"),
+        pytest.param(make_refusal(503), (USER, OTHER), id="two objects"),
     ],
 )
 def test_simultaneous_requests_can_each_fail_once(
@@ -474,8 +476,8 @@ def test_simultaneous_requests_can_each_fail_once(
 def test_failures_of_two_objects_open_the_breaker_of_the_vault() -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock)
-        await harness.get_error(refusal(503), USER)
-        error = await harness.get_error(refusal(503), OTHER)
+        await harness.get_error(make_refusal(503), USER)
+        error = await harness.get_error(make_refusal(503), OTHER)
         harness.sent.clear()
         assert (await harness.get_error("value", VaultObject(name="third"))).message == error.message
         assert not harness.sent
@@ -487,7 +489,7 @@ def test_failures_of_two_objects_open_the_breaker_of_the_vault() -> None:
     ("failure", "opens"),
     [
         pytest.param(ServiceRequestError("x"), True, id="no connection"),
-        pytest.param(caused_by(ServiceResponseError("x"), aiohttp.ServerDisconnectedError()), False, id="cut off"),
+        pytest.param(set_cause(ServiceResponseError("x"), aiohttp.ServerDisconnectedError()), False, id="cut off"),
     ],
 )
 def test_vault_without_a_connection_fails_for_all_objects(failure: Exception, opens: bool) -> None:
@@ -506,10 +508,10 @@ def test_vault_without_a_connection_fails_for_all_objects(failure: Exception, op
 @pytest.mark.parametrize(
     ("result", "vault_object", "answers"),
     [
-        (refusal(403), None, 1),
-        (refusal(404), USER, 1),
-        (refusal(404), None, 0),
-        (refusal(503), None, 0),
+        (make_refusal(403), None, 1),
+        (make_refusal(404), USER, 1),
+        (make_refusal(404), None, 0),
+        (make_refusal(503), None, 0),
         (ServiceRequestTimeoutError("x"), None, 0),
         (ServiceResponseTimeoutError("x"), None, 0),
         (ServiceRequestError("x"), None, 0),
@@ -540,7 +542,7 @@ def test_few_failures_among_many_lists_open_no_breaker() -> None:
         harness = ClientHarness(clock)
         for _ in range(4):
             await harness.request("value")
-        await harness.get_error(refusal(503))
+        await harness.get_error(make_refusal(503))
         assert await harness.request("value") == "value"
 
     run_virtual(main)
@@ -549,7 +551,7 @@ def test_few_failures_among_many_lists_open_no_breaker() -> None:
 def test_failing_object_is_not_requested_and_others_are() -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock)
-        error = await harness.get_error(refusal(503), USER, verb="get")
+        error = await harness.get_error(make_refusal(503), USER, verb="get")
         assert len(harness.sent) == 2
         assert harness.client.failing_names() == {"user"}
         harness.sent.clear()
@@ -561,9 +563,9 @@ def test_failing_object_is_not_requested_and_others_are() -> None:
         await asyncio.sleep(5)
         # The request after the breaker's time is a probe, so it is not retried.
         harness.sent.clear()
-        began = clock()
-        await harness.get_error(refusal(503), USER, verb="get")
-        assert harness.sent == [began] == [clock()]
+        start = clock()
+        await harness.get_error(make_refusal(503), USER, verb="get")
+        assert harness.sent == [start] == [clock()]
         await asyncio.sleep(5)
         assert await harness.request("value", USER, verb="get") == "value"
         assert harness.client.failing_names() == set()
@@ -593,7 +595,7 @@ def test_vault_gets_24_requests_at_once() -> None:
     run_virtual(main)
 
 
-# What the client reads of each answer, and its readers of objects
+# The headers that the client reads in each answer, and its readers of objects
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 MAX_AHEAD = timedelta(days=36_525)

@@ -43,20 +43,20 @@ ISSUER = "https://oidc.example.com/cluster"
 CANARY = "canary-3b7c"
 
 
-def jwt(**claims: object) -> str:
+def encode_jwt(**claims: object) -> str:
     """Return an unsigned token with these claims."""
     body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"e30.{body}.{CANARY}"
 
 
-def token(text: str = "token", lives: int = 3600) -> ScriptedResponse:
+def make_token_response(text: str = "token", lifetime: int = 3600) -> ScriptedResponse:
     return ScriptedResponse(
-        {"token_type": "Bearer", "access_token": text, "expires_in": lives},
+        {"token_type": "Bearer", "access_token": text, "expires_in": lifetime},
         headers={"Content-Type": "application/json"},
     )
 
 
-def refusal(number: str, status: int = 400) -> ScriptedResponse:
+def make_refusal(number: str, status: int = 400) -> ScriptedResponse:
     """Return a refusal in Entra's format: the number, a text and ids of the request."""
     text = f"{number}: Words of Entra {CANARY}. Trace ID: 1 Correlation ID: 2 Timestamp: 2030-01-01 00:00:00Z"
     body = {"error": "invalid_client", "error_description": text, "error_codes": [], "trace_id": "1"}
@@ -70,11 +70,11 @@ class EntraHarness:
         self.entra = entra
         self.now = 1_900_000_000.0
         self.assertions = 0
-        self.no_assertion: errors.ControllerError | None = None
+        self.assertion_error: errors.ControllerError | None = None
         self.credential = credential(self)
 
     @property
-    def steady(self) -> float:
+    def monotonic_time(self) -> float:
         """Return the time of the monotonic clock."""
         return self.now - 1_000_000
 
@@ -82,9 +82,9 @@ class EntraHarness:
         """Return a new ServiceAccount token. Yield to the event loop before, as a request does."""
         self.assertions += 1
         await asyncio.sleep(0)
-        if self.no_assertion:
-            raise self.no_assertion
-        return jwt(iss=ISSUER, number=self.assertions)
+        if self.assertion_error:
+            raise self.assertion_error
+        return encode_jwt(iss=ISSUER, number=self.assertions)
 
     async def get_token(self) -> str:
         return (await self.credential.get_token_info("https://proposed.example/.default")).token
@@ -117,7 +117,7 @@ async def harness(
         )
         monkeypatch.setattr(time, "time", lambda: harness.now)
         monkeypatch.setattr(
-            credentials, "time", SimpleNamespace(time=lambda: harness.now, monotonic=lambda: harness.steady)
+            credentials, "time", SimpleNamespace(time=lambda: harness.now, monotonic=lambda: harness.monotonic_time)
         )
         async with harness.credential:
             yield harness
@@ -131,21 +131,21 @@ def test_subject_names_the_service_account() -> None:
 
 
 async def test_exchange_requests_the_clouds_audience_despite_a_challenge(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"))
+    harness.entra.add_responses(make_token_response("t1"))
     assert await harness.get_token() == "t1"
-    (asked,) = harness.entra.requests
-    form = {name: values[0] for name, values in parse_qs(asked.body.decode()).items()}
-    assert asked.path == "/tenant-1/oauth2/v2.0/token"
+    (request,) = harness.entra.requests
+    form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+    assert request.path == "/tenant-1/oauth2/v2.0/token"
     assert form["scope"] == "https://vault.example.com/.default"
     assert form["client_id"] == "client-1"
-    assert form["client_assertion"] == jwt(iss=ISSUER, number=1)
+    assert form["client_assertion"] == encode_jwt(iss=ISSUER, number=1)
     assert form["grant_type"] == "client_credentials"
     assert "claims" not in form
     assert form["client_assertion"] not in repr(vars(harness.credential))
 
 
 async def test_token_is_used_until_shortly_before_it_expires(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"), token("t2"))
+    harness.entra.add_responses(make_token_response("t1"), make_token_response("t2"))
     assert await harness.get_token() == "t1"
     harness.now += 3299
     assert await harness.get_token() == "t1"
@@ -155,14 +155,14 @@ async def test_token_is_used_until_shortly_before_it_expires(harness: EntraHarne
 
 
 async def test_older_method_of_the_sdk_returns_the_same_token(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"))
+    harness.entra.add_responses(make_token_response("t1"))
     old = await harness.credential.get_token("x", tenant_id="another", claims="c")
     assert (old.token, old.expires_on) == ("t1", int(harness.now) + 3600)
     assert await harness.get_token() == "t1"
 
 
 async def test_thousand_concurrent_callers_share_one_exchange(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"))
+    harness.entra.add_responses(make_token_response("t1"))
     assert set(await asyncio.gather(*(harness.get_token() for _ in range(1000)))) == {"t1"}
     assert (len(harness.entra.requests), harness.assertions) == (1, 1)
 
@@ -171,13 +171,13 @@ async def test_cancelled_caller_does_not_block_others(harness: EntraHarness) -> 
     harness.entra.add_responses(ScriptedResponse(held=True))
     first, second = asyncio.create_task(harness.get_token()), asyncio.create_task(harness.get_token())
     await harness.entra.idle.wait()
-    harness.entra.add_responses(token("t1"))
+    harness.entra.add_responses(make_token_response("t1"))
     first.cancel()
     assert await second == "t1"
 
 
 async def test_closed_credential_holds_no_token(harness: EntraHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    harness.entra.add_responses(token("t1"))
+    harness.entra.add_responses(make_token_response("t1"))
     closed: list[bool] = []
 
     async def close() -> None:
@@ -192,14 +192,14 @@ async def test_closed_credential_holds_no_token(harness: EntraHarness, monkeypat
 
 
 async def test_call_that_outlives_its_credential_gets_a_token(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"), token("t2"))
+    harness.entra.add_responses(make_token_response("t1"), make_token_response("t2"))
     async with harness.credential:
         await harness.get_token()
     assert await harness.get_token() == "t1"  # from the cache of the SDK
 
 
-async def test_refusal_after_the_end_is_noted(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"), token("t2"))
+async def test_refusal_after_the_credential_closed_replaces_the_token(harness: EntraHarness) -> None:
+    harness.entra.add_responses(make_token_response("t1"), make_token_response("t2"))
     async with harness.credential as entered:
         await harness.get_token()
     harness.now += REMEMBER_FAILURE
@@ -250,7 +250,7 @@ UNREACHABLE = (50166, 501661, 90061, 900612)
 async def test_each_entra_error_names_cause_and_next_step(
     harness: EntraHarness, number: str, cause: str, step: str
 ) -> None:
-    harness.entra.add_responses(refusal(number))
+    harness.entra.add_responses(make_refusal(number))
     error = await harness.get_error()
     assert isinstance(error, errors.ProviderError)
     assert cause in error.message
@@ -260,7 +260,12 @@ async def test_each_entra_error_names_cause_and_next_step(
 
 @pytest.mark.parametrize(
     "answer",
-    [refusal("AADSTS700213"), refusal("AADSTS1"), refusal("no number"), ScriptedResponse(CANARY.encode(), status=400)],
+    [
+        make_refusal("AADSTS700213"),
+        make_refusal("AADSTS1"),
+        make_refusal("no number"),
+        ScriptedResponse(CANARY.encode(), status=400),
+    ],
 )
 async def test_error_contains_neither_the_token_nor_entras_text(
     harness: EntraHarness, answer: ScriptedResponse
@@ -268,7 +273,7 @@ async def test_error_contains_neither_the_token_nor_entras_text(
     harness.entra.add_responses(answer)
     error = await harness.get_error()
     assert CANARY not in error.message
-    assert jwt(iss=ISSUER, number=1) not in "".join(traceback.format_exception(error))
+    assert encode_jwt(iss=ISSUER, number=1) not in "".join(traceback.format_exception(error))
 
 
 @pytest.mark.parametrize(
@@ -404,15 +409,15 @@ async def test_broken_connection_is_not_reported_as_a_refusal(harness: EntraHarn
 
 
 async def test_hanging_entra_is_reported_by_its_host(harness: EntraHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name Entra, because a timeout of the vault's request would blame the vault."""
+    """The error names Entra. After a timeout of the vault's request, it would name the vault."""
     monkeypatch.setattr(credentials, "EXCHANGE_SECONDS", 0.2)
     failed: list[str] = []
     harness.credential.count_failure = failed.append
 
-    async def hangs(*_: object, **__: object) -> None:
+    async def hang(*_: object, **__: object) -> None:
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(harness.credential.sdk_credential, "get_token_info", hangs)
+    monkeypatch.setattr(harness.credential.sdk_credential, "get_token_info", hang)
     error = await harness.get_error()
     host = harness.entra.url.partition("://")[2]
     assert error.message.startswith(f"Microsoft Entra ({host}) did not answer in time")
@@ -421,13 +426,13 @@ async def test_hanging_entra_is_reported_by_its_host(harness: EntraHarness, monk
 
 
 async def test_missing_assertion_causes_no_exchange(harness: EntraHarness) -> None:
-    harness.no_assertion = errors.ProviderError("there is no ServiceAccount robot")
+    harness.assertion_error = errors.ProviderError("there is no ServiceAccount robot")
     assert (await harness.get_error()).message == "there is no ServiceAccount robot"
     assert not harness.entra.requests
 
 
 async def test_failure_is_shared_by_callers_and_expires(harness: EntraHarness) -> None:
-    harness.entra.add_responses(refusal("AADSTS700213"))
+    harness.entra.add_responses(make_refusal("AADSTS700213"))
     failures = await asyncio.gather(*(harness.get_token() for _ in range(1000)), return_exceptions=True)
     assert len({str(failure) for failure in failures}) == 1
     assert all(isinstance(failure, errors.ProviderError) for failure in failures)
@@ -435,12 +440,14 @@ async def test_failure_is_shared_by_callers_and_expires(harness: EntraHarness) -
     await harness.get_error()
     assert (len(harness.entra.requests), harness.assertions) == (1, 1)
     harness.now += 0.5
-    harness.entra.add_responses(token("t1"))
+    harness.entra.add_responses(make_token_response("t1"))
     assert await harness.get_token() == "t1"
 
 
 async def test_failure_with_retry_after_is_remembered_for_that_time(harness: EntraHarness) -> None:
-    harness.entra.add_responses(ScriptedResponse(b"", status=429, headers={"Retry-After": "17"}), token("t1"))
+    harness.entra.add_responses(
+        ScriptedResponse(b"", status=429, headers={"Retry-After": "17"}), make_token_response("t1")
+    )
     await harness.get_error()
     harness.now += 16.5
     assert (await harness.get_error()).retry_after == 17
@@ -450,15 +457,15 @@ async def test_failure_with_retry_after_is_remembered_for_that_time(harness: Ent
 
 
 async def test_missing_leadership_is_not_remembered_as_a_failure(harness: EntraHarness) -> None:
-    harness.no_assertion = errors.NotLeading("this process does not lead any more")
+    harness.assertion_error = errors.NotLeading("this process does not lead any more")
     assert isinstance(await harness.get_error(), errors.NotLeading)
-    harness.no_assertion = None
-    harness.entra.add_responses(token("t1"))
+    harness.assertion_error = None
+    harness.entra.add_responses(make_token_response("t1"))
     assert await harness.get_token() == "t1"
 
 
 async def test_traceback_of_a_remembered_failure_does_not_grow(harness: EntraHarness) -> None:
-    harness.entra.add_responses(refusal("AADSTS700213"))
+    harness.entra.add_responses(make_refusal("AADSTS700213"))
     depths = set()
     for _ in range(5):
         depths.add(len(traceback.extract_tb((await harness.get_error()).__traceback__)))
@@ -468,13 +475,13 @@ async def test_traceback_of_a_remembered_failure_does_not_grow(harness: EntraHar
 
 @pytest.mark.parametrize("entra_fails", [True, False])
 async def test_token_is_used_until_it_expires_if_renewal_fails(harness: EntraHarness, entra_fails: bool) -> None:
-    harness.entra.add_responses(token("t1"))
+    harness.entra.add_responses(make_token_response("t1"))
     await harness.get_token()
     harness.now += 3600 - RENEW_BEFORE + 1
     if entra_fails:
-        harness.entra.add_responses(*[refusal("AADSTS700213")] * 10)
+        harness.entra.add_responses(*[make_refusal("AADSTS700213")] * 10)
     else:
-        harness.no_assertion = errors.Unreachable("the Kubernetes API did not answer in time")
+        harness.assertion_error = errors.Unreachable("the Kubernetes API did not answer in time")
     assert [await harness.get_token() for _ in range(3)] == ["t1"] * 3
     assert harness.assertions == 2  # the failed renewal is remembered
     harness.now += RENEW_BEFORE - 1
@@ -482,7 +489,7 @@ async def test_token_is_used_until_it_expires_if_renewal_fails(harness: EntraHar
 
 
 async def test_refused_token_is_replaced_once_per_interval(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"), token("t2"), refusal("AADSTS700213"))
+    harness.entra.add_responses(make_token_response("t1"), make_token_response("t2"), make_refusal("AADSTS700213"))
     assert await harness.get_token() == "t1"
     harness.credential.note_refusal("t1")  # its exchange is too recent for another one
     assert await harness.get_token() == "t1"
@@ -498,7 +505,7 @@ async def test_refused_token_is_replaced_once_per_interval(harness: EntraHarness
     harness.credential.note_refusal("t1")
     assert await harness.get_token() == "t2"
     assert harness.assertions == 2
-    # The fault may lie with one vault of several. Without a new token, the old one stays in use.
+    # One vault of several may cause the refusals, so without a new token the old one stays in use.
     harness.credential.note_refusal("t2")
     for _ in range(9):
         assert await harness.get_token() == "t2"
@@ -508,19 +515,19 @@ async def test_refused_token_is_replaced_once_per_interval(harness: EntraHarness
 
 async def test_lasting_denial_renews_the_token_once_every_few_minutes(harness: EntraHarness) -> None:
     """Renew the token, because it lists the group memberships, which an administrator may have changed."""
-    harness.entra.add_responses(*[token(f"t{number}") for number in range(1, 400)])
+    harness.entra.add_responses(*[make_token_response(f"t{number}") for number in range(1, 400)])
     assert await harness.get_token() == "t1"
-    seen = []
+    tokens = []
     for _ in range(60):  # an hour, with a denial every ten seconds
         for _ in range(6):
             harness.now += 10
             harness.credential.note_forbidden()
-            seen.append(await harness.get_token())
+            tokens.append(await harness.get_token())
         if harness.assertions == 3:
             break
     assert 60 <= RENEW_FORBIDDEN <= 600
-    assert seen.count("t1") == RENEW_FORBIDDEN / 10 - 1
-    assert seen.count("t2") == RENEW_FORBIDDEN / 10
+    assert tokens.count("t1") == RENEW_FORBIDDEN / 10 - 1
+    assert tokens.count("t2") == RENEW_FORBIDDEN / 10
 
 
 def claims_options(text: str = '{"access_token":{"nbf":{"essential":true}}}') -> TokenRequestOptions:
@@ -528,7 +535,7 @@ def claims_options(text: str = '{"access_token":{"nbf":{"essential":true}}}') ->
 
 
 async def test_claims_challenge_causes_one_exchange_per_minute(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"), token("t2"), token("t3"))
+    harness.entra.add_responses(make_token_response("t1"), make_token_response("t2"), make_token_response("t3"))
     assert await harness.get_token() == "t1"
     answers = await asyncio.gather(
         *(harness.credential.get_token_info("x", options=claims_options()) for _ in range(24))
@@ -545,29 +552,29 @@ async def test_claims_challenge_causes_one_exchange_per_minute(harness: EntraHar
     assert (await harness.credential.get_token_info("x", options=claims_options())).token == "t3"
     # Later exchanges do not repeat the claims of the challenge.
     harness.now += 3600
-    harness.entra.add_responses(token("t4"))
+    harness.entra.add_responses(make_token_response("t4"))
     assert await harness.get_token() == "t4"
     assert "claims" not in parse_qs(harness.entra.requests[-1].body.decode())
 
 
-@pytest.mark.parametrize(("size", "then"), [(4096, "t2"), (4097, "t1")])
-async def test_oversized_claims_are_not_sent_to_entra(harness: EntraHarness, size: int, then: str) -> None:
-    harness.entra.add_responses(token("t1"), token("t2"))
+@pytest.mark.parametrize(("size", "expected"), [(4096, "t2"), (4097, "t1")])
+async def test_oversized_claims_are_not_sent_to_entra(harness: EntraHarness, size: int, expected: str) -> None:
+    harness.entra.add_responses(make_token_response("t1"), make_token_response("t2"))
     assert await harness.get_token() == "t1"
     found = await harness.credential.get_token_info("x", options=claims_options("x" * size))
-    assert found.token == then
+    assert found.token == expected
 
 
-@pytest.mark.parametrize("steady", [0.0, 50.0, 1e9], ids=["at boot", "soon after boot", "later"])
-async def test_challenge_before_the_first_exchange_is_answered(harness: EntraHarness, steady: float) -> None:
-    harness.now = 1_000_000 + steady
-    harness.entra.add_responses(token("t1"))
+@pytest.mark.parametrize("monotonic_time", [0.0, 50.0, 1e9], ids=["at boot", "soon after boot", "later"])
+async def test_challenge_before_the_first_exchange_is_answered(harness: EntraHarness, monotonic_time: float) -> None:
+    harness.now = 1_000_000 + monotonic_time
+    harness.entra.add_responses(make_token_response("t1"))
     assert (await harness.credential.get_token_info("x", options=claims_options())).token == "t1"
     assert "essential" in parse_qs(harness.entra.requests[0].body.decode())["claims"][0]
 
 
 async def test_token_that_expires_within_the_margin_is_still_reused(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("short", lives=120), token("next"))
+    harness.entra.add_responses(make_token_response("short", lifetime=120), make_token_response("next"))
     assert {await harness.get_token() for _ in range(5)} == {"short"}
     harness.now += 59
     assert await harness.get_token() == "short"
@@ -575,9 +582,11 @@ async def test_token_that_expires_within_the_margin_is_still_reused(harness: Ent
     assert await harness.get_token() == "next"
 
 
-@pytest.mark.parametrize(("lives", "is_used"), [(9, False), (10, True), (172_800, True), (172_801, False)], ids=str)
-async def test_token_with_an_impossible_lifetime_is_not_used(harness: EntraHarness, lives: int, is_used: bool) -> None:
-    harness.entra.add_responses(token("t1", lives=lives))
+@pytest.mark.parametrize(("lifetime", "is_used"), [(9, False), (10, True), (172_800, True), (172_801, False)], ids=str)
+async def test_token_with_an_impossible_lifetime_is_not_used(
+    harness: EntraHarness, lifetime: int, is_used: bool
+) -> None:
+    harness.entra.add_responses(make_token_response("t1", lifetime=lifetime))
     if is_used:
         assert await harness.get_token() == "t1"
     else:
@@ -592,11 +601,11 @@ async def test_token_with_an_impossible_lifetime_is_not_used(harness: EntraHarne
 async def test_malformed_assertion_still_gives_an_error_message(
     harness: EntraHarness, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def odd() -> str:
+    async def return_text() -> str:
         return text
 
-    monkeypatch.setattr(harness.credential, "new_assertion", odd)
-    harness.entra.add_responses(refusal("AADSTS700211"))
+    monkeypatch.setattr(harness.credential, "new_assertion", return_text)
+    harness.entra.add_responses(make_refusal("AADSTS700211"))
     message = (await harness.get_error()).message
     assert "issuer the cluster's, subject" in message
     assert message.endswith("(AADSTS700211)")
@@ -605,7 +614,7 @@ async def test_malformed_assertion_still_gives_an_error_message(
 @pytest.mark.parametrize("length", range(8))
 def test_claims_are_read_from_a_token_of_any_length(length: int) -> None:
     claims = {"iss": "x" * length}
-    assert read_claims(jwt(**claims)) == claims
+    assert read_claims(encode_jwt(**claims)) == claims
 
 
 NUMBERS = ("90006", "90012", "90024", "90033")
@@ -617,13 +626,13 @@ TRANSIENT = [
     pytest.param(
         ScriptedResponse({"error": "temporarily_unavailable", "error_codes": [90033]}, status=503), id="90033"
     ),
-    *(pytest.param(refusal(f"AADSTS{number}"), id=number) for number in NUMBERS),
+    *(pytest.param(make_refusal(f"AADSTS{number}"), id=number) for number in NUMBERS),
     pytest.param(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True), id="cut off"),
     pytest.param(ScriptedResponse(b"<html>", headers=HTML), id="page of a proxy"),
 ]
 FINAL = [
-    pytest.param(refusal("AADSTS700213"), id="refusal"),
-    pytest.param(refusal("AADSTS1234567"), id="refusal with a number without a text"),
+    pytest.param(make_refusal("AADSTS700213"), id="refusal"),
+    pytest.param(make_refusal("AADSTS1234567"), id="refusal with a number without a text"),
     pytest.param(ScriptedResponse(b"", status=400), id="400"),
     pytest.param(ScriptedResponse(b"", status=499), id="499"),
     pytest.param(ScriptedResponse(b"", status=429), id="429"),
@@ -652,14 +661,14 @@ async def test_transient_failure_is_repeated_once_for_all_callers(
 ) -> None:
     failed: list[str] = []
     harness.credential.count_failure = failed.append
-    harness.entra.add_responses(answer, token("t1"))
+    harness.entra.add_responses(answer, make_token_response("t1"))
     assert set(await asyncio.gather(*(harness.get_token() for _ in range(100)))) == {"t1"}
     assert (len(harness.entra.requests), harness.assertions, len(failed)) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("answer", TRANSIENT)
 async def test_lasting_failure_is_repeated_only_the_first_time(harness: EntraHarness, answer: ScriptedResponse) -> None:
-    """An hour of an outage of Entra costs no more calls than without a repetition."""
+    """In an hour of an outage, Entra gets no more calls than without a repetition."""
     failed: list[str] = []
     harness.credential.count_failure = failed.append
     for exchanges in range(3):
@@ -668,7 +677,7 @@ async def test_lasting_failure_is_repeated_only_the_first_time(harness: EntraHar
             await harness.get_error()
         assert len(harness.entra.requests) == len(failed) == 2 + exchanges
         harness.now += REMEMBER_FAILURE + 1
-    harness.entra.add_responses(token("t1", lives=600), answer, token("t2"))
+    harness.entra.add_responses(make_token_response("t1", lifetime=600), answer, make_token_response("t2"))
     assert await harness.get_token() == "t1"
     harness.now += 601
     assert await harness.get_token() == "t2"
@@ -681,7 +690,7 @@ async def test_refusal_is_not_repeated(harness: EntraHarness, answer: ScriptedRe
     assert len(harness.entra.requests) == 1
 
 
-def http_error(status: int | None) -> HttpResponseError:
+def make_http_error(status: int | None) -> HttpResponseError:
     error = HttpResponseError("x")
     error.status_code = status
     return error
@@ -700,8 +709,8 @@ NO_ANSWER = " gave no usable answer; the controller tries again by itself"
         pytest.param(ServiceRequestError("x"), 2, "Microsoft Entra", id="no connection"),
         pytest.param(ServiceRequestTimeoutError("x"), 1, "Microsoft Entra", id="no connection in time"),
         pytest.param(ServiceResponseTimeoutError("x"), 1, "Microsoft Entra", id="no answer in time"),
-        pytest.param(http_error(None), 2, NO_ANSWER, id="no status"),
-        pytest.param(http_error(399), 2, NO_ANSWER, id="a status that is no failure"),
+        pytest.param(make_http_error(None), 2, NO_ANSWER, id="no status"),
+        pytest.param(make_http_error(399), 2, NO_ANSWER, id="a status that is no failure"),
     ],
 )
 async def test_error_of_the_sdk_is_repeated_once_unless_it_is_a_timeout(
@@ -736,18 +745,18 @@ async def test_exchange_is_repeated_after_200_ms_within_40_s(
 
     monkeypatch.setattr(random, "uniform", chance)
     monkeypatch.setattr(credentials, "asyncio", SimpleNamespace(sleep=sleep, timeout=timeout))
-    harness.entra.add_responses(ScriptedResponse(b"", status=503), token("t1"))
+    harness.entra.add_responses(ScriptedResponse(b"", status=503), make_token_response("t1"))
     assert await harness.get_token() == "t1"
     assert pauses == pytest.approx([pause])
     assert limits == [40]
 
 
 async def test_repeated_exchange_keeps_the_claims_of_a_challenge(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"), ScriptedResponse(b"", status=503), token("t2"))
+    harness.entra.add_responses(make_token_response("t1"), ScriptedResponse(b"", status=503), make_token_response("t2"))
     await harness.get_token()
     challenge = TokenRequestOptions(claims='{"access_token":{}}')
     assert (await harness.credential.get_token_info(options=challenge)).token == "t2"
-    sent = [parse_qs(asked.body.decode()).get("claims") for asked in harness.entra.requests]
+    sent = [parse_qs(request.body.decode()).get("claims") for request in harness.entra.requests]
     assert sent[1] == sent[2] != sent[0]
 
 
@@ -760,7 +769,7 @@ async def test_both_exchanges_together_have_the_time_of_one(
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-async def test_unavailable_entra_keeps_its_number_and_blames_no_identity(harness: EntraHarness, number: str) -> None:
-    harness.entra.add_responses(*[refusal(f"AADSTS{number}")] * 2)
+async def test_error_of_unavailable_entra_has_its_number_and_no_identity(harness: EntraHarness, number: str) -> None:
+    harness.entra.add_responses(*[make_refusal(f"AADSTS{number}")] * 2)
     message = (await harness.get_error()).message
     assert message.endswith(f"is not available for the moment; the controller tries again by itself (AADSTS{number})")

@@ -1,4 +1,4 @@
-"""Test the explanations of a vault's errors: which part of an answer counts, and each message."""
+"""Test the explanations of a vault's errors: which parts of an answer are used, and each message."""
 
 import json
 from types import SimpleNamespace
@@ -29,10 +29,10 @@ DOES_NOT_ACCEPT = (
 )
 
 
-# What is read of an answer
+# Fields that are read from an answer
 
 
-def http_error(body: object, status: int | None = 403, **fields: Any) -> HttpResponseError:
+def make_http_error(body: object, status: int | None = 403, **fields: Any) -> HttpResponseError:
     """Return the SDK's error for an answer."""
     error = HttpResponseError("x")
     error.status_code = status
@@ -41,7 +41,7 @@ def http_error(body: object, status: int | None = 403, **fields: Any) -> HttpRes
     return error
 
 
-def nested(*codes: str) -> dict[str, Any]:
+def nest_codes(*codes: str) -> dict[str, Any]:
     """Return an error whose codes are nested in each other."""
     found: dict[str, Any] = {}
     for code in reversed(codes):
@@ -50,8 +50,8 @@ def nested(*codes: str) -> dict[str, Any]:
 
 
 def test_refusal_has_the_fields_of_the_answer() -> None:
-    error = http_error(
-        nested("Forbidden", "ForbiddenByRbac"),
+    error = make_http_error(
+        nest_codes("Forbidden", "ForbiddenByRbac"),
         403,
         headers={"Retry-After": "7", "WWW-Authenticate": 'Bearer error="insufficient_claims"'},
         request=SimpleNamespace(headers={"Authorization": "Bearer the token"}),
@@ -70,10 +70,10 @@ def test_refusal_has_the_fields_of_the_answer() -> None:
     "error",
     [
         HttpResponseError("x"),
-        http_error("", None),
-        http_error("null", None, headers={}, request=SimpleNamespace(headers={})),
-        http_error({"error": 5}, None, headers={"WWW-Authenticate": "Bearer"}, request=SimpleNamespace()),
-        http_error({"error": {"code": 5, "message": None, "innererror": "x"}}, None, request=None),
+        make_http_error("", None),
+        make_http_error("null", None, headers={}, request=SimpleNamespace(headers={})),
+        make_http_error({"error": 5}, None, headers={"WWW-Authenticate": "Bearer"}, request=SimpleNamespace()),
+        make_http_error({"error": {"code": 5, "message": None, "innererror": "x"}}, None, request=None),
     ],
 )
 def test_refusal_without_fields_is_empty(error: HttpResponseError) -> None:
@@ -93,7 +93,7 @@ def test_body_that_cannot_be_read_has_no_codes(failure: Exception) -> None:
     def fail() -> str:
         raise failure
 
-    error = http_error("", 403)
+    error = make_http_error("", 403)
     error.response = SimpleNamespace(text=fail)
     assert VaultRefusal.from_error(error).codes == ()
 
@@ -101,14 +101,14 @@ def test_body_that_cannot_be_read_has_no_codes(failure: Exception) -> None:
 @pytest.mark.parametrize(
     ("body", "codes"),
     [
-        (nested("One", "Two", "Three", "Four"), ("One", "Two", "Three", "Four")),
-        (nested("One", "Two", "Three", "Four", "Five"), ("One", "Two", "Three", "Four")),
-        (nested("Forbidden", "not a code", "ForbiddenByRbac"), ("Forbidden", "ForbiddenByRbac")),
+        (nest_codes("One", "Two", "Three", "Four"), ("One", "Two", "Three", "Four")),
+        (nest_codes("One", "Two", "Three", "Four", "Five"), ("One", "Two", "Three", "Four")),
+        (nest_codes("Forbidden", "not a code", "ForbiddenByRbac"), ("Forbidden", "ForbiddenByRbac")),
         ({"Code": "Forbidden", "InnerError": {"CODE": "ForbiddenByRbac"}}, ("Forbidden", "ForbiddenByRbac")),
     ],
 )
 def test_codes_of_an_error_and_of_three_inner_errors_are_read(body: object, codes: tuple[str, ...]) -> None:
-    assert VaultRefusal.from_error(http_error(body)).codes == codes
+    assert VaultRefusal.from_error(make_http_error(body)).codes == codes
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_unknown_api_version_is_a_400(refused: VaultRefusal, unknown: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("codes", "true"),
+    ("codes", "expected"),
     [
         ((), set()),
         (("Forbidden",), set()),
@@ -152,21 +152,21 @@ def test_unknown_api_version_is_a_400(refused: VaultRefusal, unknown: bool) -> N
         (("Forbidden", "ForbiddenByRbac"), set()),
     ],
 )
-def test_codes_of_a_refusal_show_its_subject(codes: tuple[str, ...], true: set[str]) -> None:
+def test_codes_of_a_refusal_show_its_subject(codes: tuple[str, ...], expected: set[str]) -> None:
     refused = VaultRefusal(403, codes)
     found = {name for name in ("is_disabled", "is_of_perimeter", "is_of_network") if getattr(refused, name)}
-    assert found == true
+    assert found == expected
     assert all(getattr(refused, name) in (True, False) for name in ("is_disabled", "is_of_perimeter", "is_of_network"))
 
 
 # Messages
 
 
-def gateway(status: int) -> str:
+def format_gateway_message(status: int) -> str:
     return f"Key Vault shop answered with HTTP {status}{AGAIN}"
 
 
-def not_given(status: int) -> str:
+def format_not_given_message(status: int) -> str:
     return f"Key Vault shop does not give secret user (HTTP {status}); correct objectName, objectType or objectVersion"
 
 
@@ -181,16 +181,25 @@ NO_ANSWER = "Key Vault shop gave no usable answer for secret user; check it with
     ("refused", "vault_object", "kind", "message"),
     [
         *((VaultRefusal(status), USER, ObjectError, NO_ANSWER) for status in (200, 204, 299)),
-        *((VaultRefusal(status), USER, ProviderError, gateway(status)) for status in (0, 199, 300, 301, 399)),
-        *((VaultRefusal(status), None, ProviderError, gateway(status)) for status in (200, 299, 404, 409, 499)),
-        *((VaultRefusal(status), USER, ProviderError, gateway(status)) for status in (408, 500, 503)),
-        *((VaultRefusal(status), USER, ObjectError, not_given(status)) for status in (402, 407, 409, 428, 430, 499)),
+        *(
+            (VaultRefusal(status), USER, ProviderError, format_gateway_message(status))
+            for status in (0, 199, 300, 301, 399)
+        ),
+        *(
+            (VaultRefusal(status), None, ProviderError, format_gateway_message(status))
+            for status in (200, 299, 404, 409, 499)
+        ),
+        *((VaultRefusal(status), USER, ProviderError, format_gateway_message(status)) for status in (408, 500, 503)),
+        *(
+            (VaultRefusal(status), USER, ObjectError, format_not_given_message(status))
+            for status in (402, 407, 409, 428, 430, 499)
+        ),
         (VaultRefusal(404), USER, ObjectError, MISSING),
         (VaultRefusal(404, ("ResourceGroup",)), USER, ObjectError, MISSING),
         (VaultRefusal(404, ("SecretNotFound",)), USER, ObjectGone, MISSING),
         (VaultRefusal(404, ("NotFound", "x")), USER, ObjectGone, MISSING),
         # 400
-        (VaultRefusal(400), None, ProviderError, gateway(400)),
+        (VaultRefusal(400), None, ProviderError, format_gateway_message(400)),
         (
             VaultRefusal(400),
             USER,

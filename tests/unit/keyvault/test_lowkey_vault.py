@@ -1,4 +1,4 @@
-"""Read lowkey-vault, an independent implementation of Key Vault in Java, as a second vault beside this project's own.
+"""Read lowkey-vault, an independent implementation of Key Vault in Java, in addition to this project's own fake vault.
 
 The tests are collected only if LOWKEY_VAULT_JAR names the jar of lowkey-vault-app, built from its source (conftest.py).
 They need Java.
@@ -40,14 +40,14 @@ class LowkeyVault(NamedTuple):
 
     def send(self, method: str, path: str, body: Any) -> dict[str, Any]:
         """Send a request as an administrator of the vault."""
-        asked = urllib.request.Request(  # noqa: S310 - the address is this process's own
+        request = urllib.request.Request(  # noqa: S310 - the address is this process's own
             f"{self.url}/{path}?api-version=7.4",
             json.dumps(body).encode(),
             {"Authorization": "Bearer x", "Content-Type": "application/json"},
             method=method,
         )
         tls = ssl.create_default_context(cafile=str(self.certificate))
-        with urllib.request.urlopen(asked, timeout=30, context=tls) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30, context=tls) as answer:  # noqa: S310
             found: dict[str, Any] = json.load(answer)
             return found
 

@@ -24,14 +24,14 @@ from tests.support.scripted_api_server import ReceivedRequest, ScriptedResponse,
 from tools.local_cluster.pki import ClusterAuthority
 
 # Hanging work ends only with the test, so this limit matters only on slow machines.
-SOON = 30.0
-# Far more than asyncio's default executor has threads.
-MANY = 64
+TIMEOUT = 30.0
+# More than the number of threads of asyncio's default executor.
+BLOCKED_THREADS = 64
 PIN = ObjectVersionRef(VaultObject(name="pin"))
 
 
-def answer(asked: ReceivedRequest) -> ScriptedResponse:
-    return ScriptedResponse({"value": asked.headers["Host"], "id": "https://x/secrets/pin/1", "attributes": {}})
+def answer_with_host(request: ReceivedRequest) -> ScriptedResponse:
+    return ScriptedResponse({"value": request.headers["Host"], "id": "https://x/secrets/pin/1", "attributes": {}})
 
 
 async def read(vaults: VaultPool, namespace: str, vault: str) -> str:
@@ -66,7 +66,7 @@ async def test_hanging_work_delays_no_new_connection_of_another_namespace(
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(FederatedCredential, "get_token_info", token)
     async with run_api_server(tls) as server:
-        server.default_response = answer
+        server.default_response = answer_with_host
         port = urlsplit(server.url).port
         cloud = Cloud(
             authority="https://login.example.com",
@@ -75,7 +75,7 @@ async def test_hanging_work_delays_no_new_connection_of_another_namespace(
         )
         vaults, parser = VaultPool({"here": cloud}, assertion, lambda *_: None), ParsingPool()
         loop = asyncio.get_running_loop()
-        hanging: list[asyncio.Future[Any]] = [loop.run_in_executor(None, gate.wait) for _ in range(MANY)]
+        hanging: list[asyncio.Future[Any]] = [loop.run_in_executor(None, gate.wait) for _ in range(BLOCKED_THREADS)]
         for namespace in ("editor", "accomplice"):
             for pfx, places in ((False, TEXTS_AT_ONCE), (True, PFX_AT_ONCE)):
                 work = functools.partial(parser.run, namespace, lambda _: gate.wait(), pfx=pfx)
@@ -86,10 +86,10 @@ async def test_hanging_work_delays_no_new_connection_of_another_namespace(
         assert not any(future.done() for future in hanging)
 
         try:
-            async with asyncio.timeout(SOON):
+            async with asyncio.timeout(TIMEOUT):
                 for number in range(3):
                     assert await read(vaults, "shop", f"shop-{number}") == f"shop-{number}.vault.example.com:{port}"
         finally:
-            gate.set()  # before the loop ends: it waits for the threads of its executor
+            gate.set()  # The loop waits for the threads of its executor when it ends.
             await asyncio.gather(*hanging, return_exceptions=True)
             await vaults.close()

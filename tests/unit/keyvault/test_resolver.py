@@ -12,7 +12,7 @@ import pytest
 
 from controller.keyvault.resolver import KEEP, LOOKUPS_AT_ONCE, MAX_KEPT, FairResolver, requesting_namespace
 
-SOON = 5.0
+TIMEOUT = 5.0
 ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 443))]
 
 
@@ -21,10 +21,10 @@ class FakeNameServer:
 
     def __init__(self) -> None:
         self.gate = threading.Event()
-        self.asked: Counter[str] = Counter()
+        self.lookups: Counter[str] = Counter()
 
     def __call__(self, host: str, port: int, **_: Any) -> Any:
-        self.asked[host] += 1
+        self.lookups[host] += 1
         if host.startswith("hang"):
             self.gate.wait()
         if host.startswith("no"):
@@ -42,9 +42,9 @@ async def test_hanging_lookups_leave_half_of_the_threads_to_others() -> None:
     resolver = FairResolver(dns)
     hanging = [asyncio.create_task(resolve(resolver, "a", f"hang-{number}")) for number in range(LOOKUPS_AT_ONCE * 3)]
     await asyncio.sleep(0.1)
-    async with asyncio.timeout(SOON):
+    async with asyncio.timeout(TIMEOUT):
         assert await asyncio.create_task(resolve(resolver, "b", "vault")) == "127.0.0.1"
-    assert sum(dns.asked.values()) <= LOOKUPS_AT_ONCE / 2 + 1
+    assert sum(dns.lookups.values()) <= LOOKUPS_AT_ONCE / 2 + 1
     dns.gate.set()
     await asyncio.gather(*hanging)
 
@@ -56,8 +56,8 @@ async def test_name_that_waits_in_one_namespace_is_resolved_for_another() -> Non
     names = [f"hang-{number}" for number in range(LOOKUPS_AT_ONCE)] + ["vault"]
     waiting = [asyncio.create_task(resolve(resolver, "a", name)) for name in names]
     await asyncio.sleep(0.1)
-    assert not dns.asked["vault"]
-    async with asyncio.timeout(SOON):
+    assert not dns.lookups["vault"]
+    async with asyncio.timeout(TIMEOUT):
         assert await asyncio.create_task(resolve(resolver, "b", "vault")) == "127.0.0.1"
     dns.gate.set()
     await asyncio.gather(*waiting)
@@ -70,7 +70,7 @@ async def test_hanging_lookup_times_out_and_is_not_repeated(monkeypatch: pytest.
     for _ in range(3):
         with pytest.raises(OSError, match="not resolved in time"):
             await resolver.resolve("hang", 443)
-    assert dns.asked["hang"] == 1
+    assert dns.lookups["hang"] == 1
     dns.gate.set()
 
 
@@ -81,10 +81,10 @@ async def test_resolved_names_are_cached_and_failures_are_not() -> None:
         await resolver.resolve("vault", 443)
         with pytest.raises(OSError, match="no such name"):
             await resolver.resolve("no", 443)
-    assert dns.asked == {"vault": 1, "no": 3}
+    assert dns.lookups == {"vault": 1, "no": 3}
     now[0] += KEEP
     await resolver.resolve("vault", 443)
-    assert dns.asked["vault"] == 2
+    assert dns.lookups["vault"] == 2
     for number in range(MAX_KEPT + 10):
         await resolver.resolve(f"vault-{number}", 443)
     assert len(resolver.cached) == MAX_KEPT

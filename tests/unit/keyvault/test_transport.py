@@ -29,7 +29,7 @@ from tests.support.scripted_api_server import ScriptedApiServer, ScriptedRespons
 from tools.local_cluster.pki import ClusterAuthority
 
 VAULT = "Key Vault shop"
-PLACE = ConnectionKey("shop.vault.example.com", 443, True, True, None, None, None)
+CONNECTION_KEY = ConnectionKey("shop.vault.example.com", 443, True, True, None, None, None)
 
 
 async def catch_error(url: str, ca: str = "", seconds: float = 5) -> AzureError:
@@ -93,15 +93,15 @@ async def test_endless_answer_does_not_fill_the_memory(vault: ScriptedApiServer,
         try:
             with pytest.raises(AzureError):
                 await transport.send(request)
-            most = tracemalloc.get_traced_memory()[1]
+            peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert most < 4 * MAX_ANSWER
+        assert peak < 4 * MAX_ANSWER
         answer = await transport.send(request)  # the next request uses a new connection
         assert answer.body() == b"yes"
-    assert {asked.headers["Accept-Encoding"] for asked in vault.requests} == {
+    assert {request.headers["Accept-Encoding"] for request in vault.requests} == {
         "identity"
-    }  # the SDK decompresses without a bound
+    }  # the SDK decompresses without a limit
 
 
 async def test_failed_check_prevents_the_request(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
@@ -115,8 +115,10 @@ async def test_failed_check_prevents_the_request(vault: ScriptedApiServer, autho
 
 
 async def test_certificate_for_another_name_is_reported(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
-    elsewhere = vault.url.replace("127.0.0.1", "localhost")
-    assert "TLS certificate" in explain_connection(await catch_error(elsewhere, authority.pair.cert.read_text()), VAULT)
+    other_name = vault.url.replace("127.0.0.1", "localhost")
+    assert "TLS certificate" in explain_connection(
+        await catch_error(other_name, authority.pair.cert.read_text()), VAULT
+    )
 
 
 @pytest.mark.parametrize("unreachable", [[], [(socket.AF_INET, "127.0.0.9")]], ids=["IPv6 only", "IPv4 unreachable"])
@@ -136,7 +138,7 @@ async def test_vault_is_reached_by_ipv6(unreachable: list[tuple[int, str]], auth
         async with new_session(authority.pair.cert.read_text(), FairResolver(resolve)) as session:
             request = HttpRequest("GET", f"https://shop.vault.example.com:{port}")
             response = await new_transport(session).send(request)
-    assert (response.status_code, [asked.path for asked in server.requests]) == (200, ["/"])
+    assert (response.status_code, [request.path for request in server.requests]) == (200, ["/"])
 
 
 async def test_closed_port_is_reported() -> None:
@@ -174,16 +176,19 @@ async def test_proxy_that_refuses_the_connection_is_reported(monkeypatch: pytest
     ("cause", "words"),
     [
         (
-            aiohttp.ClientConnectorDNSError(PLACE, OSError(-2, "Name or service not known")),
+            aiohttp.ClientConnectorDNSError(CONNECTION_KEY, OSError(-2, "Name or service not known")),
             ["shop.vault.example.com does not resolve", "DNS"],
         ),
-        (aiohttp.ClientConnectorDNSError(PLACE, OSError(24, "Too many open files")), ["no more files", "nofile"]),
-        (aiohttp.ClientConnectorError(PLACE, OSError(23, "Too many open files in system")), ["no more files"]),
         (
-            aiohttp.ClientConnectorCertificateError(PLACE, ssl.SSLCertVerificationError("x")),
+            aiohttp.ClientConnectorDNSError(CONNECTION_KEY, OSError(24, "Too many open files")),
+            ["no more files", "nofile"],
+        ),
+        (aiohttp.ClientConnectorError(CONNECTION_KEY, OSError(23, "Too many open files in system")), ["no more files"]),
+        (
+            aiohttp.ClientConnectorCertificateError(CONNECTION_KEY, ssl.SSLCertVerificationError("x")),
             ["certificate is not trusted", "caBundle"],
         ),
-        (aiohttp.ClientConnectorSSLError(PLACE, ssl.SSLError("x")), ["certificate is not trusted"]),
+        (aiohttp.ClientConnectorSSLError(CONNECTION_KEY, ssl.SSLError("x")), ["certificate is not trusted"]),
         (aiohttp.ServerTimeoutError(), ["did not answer in time", "firewall"]),
         (TimeoutError(), ["did not answer in time"]),
         (aiohttp.ServerDisconnectedError(), ["cannot be reached (ServerDisconnectedError)", "tries again"]),
@@ -288,7 +293,7 @@ async def test_cached_proxies_of_hosts_are_bounded() -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
 async def test_compressed_answer_is_not_decompressed(encoding: str) -> None:
-    """Reject the answer, because the SDK decompresses without a bound."""
+    """Reject the answer, because the SDK decompresses without a limit."""
     async with run_api_server() as server:
         server.add_responses(ScriptedResponse(gzip.compress(b"0" * 2**20), headers={"Content-Encoding": encoding}))
         error = await catch_error(server.url)

@@ -1,4 +1,4 @@
-"""Test what each answer of a vault means, and whether the same is requested again."""
+"""Test the meaning of each answer of a vault, and whether the request is repeated."""
 
 import itertools
 from types import SimpleNamespace
@@ -23,12 +23,12 @@ MEANINGS = {
 }
 
 
-def verdict(text: str) -> Verdict:
+def parse_verdict(text: str) -> Verdict:
     """Return the verdict of a cell of the table."""
     return Verdict(MEANINGS[text[0]], lasts="!" in text, retry="+" in text)
 
 
-def refused(status: int, *codes: str, text: str = "", retry_after: float | None = None) -> VaultRefusal:
+def make_refusal(status: int, *codes: str, text: str = "", retry_after: float | None = None) -> VaultRefusal:
     return VaultRefusal(status, codes, text, retry_after)
 
 
@@ -39,38 +39,44 @@ TABLE = [
     (Loss.CUT_OFF, "O+", "V+"),
     (Loss.TIMED_OUT, "O", "V"),
     (Loss.UNREADABLE, "A", "V+"),
-    *((refused(status), "O+", "V+") for status in (0, 199)),
-    *((refused(status), "A", "V+") for status in (200, 202, 204, 299)),
-    *((refused(status), "O+", "V+") for status in (301, 302, 304, 308, 408, 500, 501, 502, 503, 504, 520, 599)),
-    (refused(503, retry_after=7), "O", "V"),
-    (refused(302, retry_after=7), "O", "V"),
-    *((refused(status), "A", "V!") for status in (400, 402, 404, 405, 409, 410, 413, 418, 423, 431, 451, 499)),
-    (refused(404, "SecretNotFound"), "A", "V!"),
-    (refused(409, "Conflict", "ObjectIsDeletedButRecoverable"), "A", "V!"),
-    (refused(400, "BadParameter", text=UNKNOWN_VERSION), "V!", "V!"),
-    (refused(404, "BadParameter", text=UNKNOWN_VERSION), "A", "V!"),
-    (refused(401), "I+", "I+"),
-    (refused(401, "Unauthorized", text="AKV10046: x"), "I+", "I+"),
-    (refused(401, "Unauthorized", text="IDX10223: x"), "I+", "I+"),
-    (refused(401, retry_after=7), "I", "I"),
-    (refused(401, "Unauthorized", text="AKV10032: x"), "I!", "I!"),
-    (refused(401, "Unauthorized", text="AKV10022: x"), "I!", "I!"),
-    *((refused(403, "Forbidden", code), "V!", "V!") for code in ("ForbiddenByFirewall", "ForbiddenByConnection")),
-    *((refused(403, "Forbidden", code), "V!", "V!") for code in ("ForbiddenByNsp", "NetworkSecurityPerimeterDenied")),
-    *((refused(403, "Forbidden", code), "A", "A") for code in ("ForbiddenByRbac", "ForbiddenByPolicy", "AccessDenied")),
-    *((refused(403, "Forbidden", code), "A", "A") for code in ("SecretDisabled", "CertificateDisabled", "Other")),
-    # A disabled object is reported first, also where a network rule refuses every request.
-    *((refused(403, code, "SecretDisabled"), "A", "V!") for code in ("ForbiddenByFirewall", "ForbiddenByNsp")),
-    (refused(403), "A", "A"),
-    (refused(429), "T", "T"),
-    (refused(429, retry_after=7), "T", "T"),
+    *((make_refusal(status), "O+", "V+") for status in (0, 199)),
+    *((make_refusal(status), "A", "V+") for status in (200, 202, 204, 299)),
+    *((make_refusal(status), "O+", "V+") for status in (301, 302, 304, 308, 408, 500, 501, 502, 503, 504, 520, 599)),
+    (make_refusal(503, retry_after=7), "O", "V"),
+    (make_refusal(302, retry_after=7), "O", "V"),
+    *((make_refusal(status), "A", "V!") for status in (400, 402, 404, 405, 409, 410, 413, 418, 423, 431, 451, 499)),
+    (make_refusal(404, "SecretNotFound"), "A", "V!"),
+    (make_refusal(409, "Conflict", "ObjectIsDeletedButRecoverable"), "A", "V!"),
+    (make_refusal(400, "BadParameter", text=UNKNOWN_VERSION), "V!", "V!"),
+    (make_refusal(404, "BadParameter", text=UNKNOWN_VERSION), "A", "V!"),
+    (make_refusal(401), "I+", "I+"),
+    (make_refusal(401, "Unauthorized", text="AKV10046: x"), "I+", "I+"),
+    (make_refusal(401, "Unauthorized", text="IDX10223: x"), "I+", "I+"),
+    (make_refusal(401, retry_after=7), "I", "I"),
+    (make_refusal(401, "Unauthorized", text="AKV10032: x"), "I!", "I!"),
+    (make_refusal(401, "Unauthorized", text="AKV10022: x"), "I!", "I!"),
+    *((make_refusal(403, "Forbidden", code), "V!", "V!") for code in ("ForbiddenByFirewall", "ForbiddenByConnection")),
+    *(
+        (make_refusal(403, "Forbidden", code), "V!", "V!")
+        for code in ("ForbiddenByNsp", "NetworkSecurityPerimeterDenied")
+    ),
+    *(
+        (make_refusal(403, "Forbidden", code), "A", "A")
+        for code in ("ForbiddenByRbac", "ForbiddenByPolicy", "AccessDenied")
+    ),
+    *((make_refusal(403, "Forbidden", code), "A", "A") for code in ("SecretDisabled", "CertificateDisabled", "Other")),
+    # A disabled object is reported first, even if a network rule refuses every request.
+    *((make_refusal(403, code, "SecretDisabled"), "A", "V!") for code in ("ForbiddenByFirewall", "ForbiddenByNsp")),
+    (make_refusal(403), "A", "A"),
+    (make_refusal(429), "T", "T"),
+    (make_refusal(429, retry_after=7), "T", "T"),
 ]
 
 
 @pytest.mark.parametrize(("result", "of_object", "of_list"), TABLE)
 def test_each_answer_has_a_meaning(result: VaultRefusal | Loss | None, of_object: str, of_list: str) -> None:
-    assert judge_attempt(result, has_object=True, retries_left=1) == verdict(of_object)
-    assert judge_attempt(result, has_object=False, retries_left=1) == verdict(of_list)
+    assert judge_attempt(result, has_object=True, retries_left=1) == parse_verdict(of_object)
+    assert judge_attempt(result, has_object=False, retries_left=1) == parse_verdict(of_list)
 
 
 @pytest.mark.parametrize(("result", "of_object", "of_list"), TABLE)
@@ -78,7 +84,7 @@ def test_nothing_is_requested_again_without_retries_left(
     result: VaultRefusal | Loss | None, of_object: str, of_list: str
 ) -> None:
     for has_object, cell in ((True, of_object), (False, of_list)):
-        assert judge_attempt(result, has_object=has_object, retries_left=0) == verdict(cell.replace("+", ""))
+        assert judge_attempt(result, has_object=has_object, retries_left=0) == parse_verdict(cell.replace("+", ""))
 
 
 CODES = [
@@ -100,7 +106,7 @@ CODES = [
 ]
 
 
-def test_error_names_the_object_exactly_if_the_answer_concerns_it_alone() -> None:
+def test_error_names_the_object_only_if_the_answer_is_about_that_object() -> None:
     """The text of an error is chosen in another module than its meaning, so compare them for many answers."""
     address, user = VaultAddress("shop", "https://shop"), VaultObject(name="user")
     source = cast(
