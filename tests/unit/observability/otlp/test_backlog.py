@@ -1,4 +1,4 @@
-"""Log lines that wait for a collector: their number and their memory."""
+"""Test the number and the memory of log lines that wait for a collector."""
 
 import json
 import tracemalloc
@@ -23,7 +23,7 @@ def test_full_backlog_drops_the_oldest_lines() -> None:
     ]
     assert len(waiting) == 0
     assert waiting.take_lines() == []
-    # All the room is there again.
+    # The backlog has its whole capacity again.
     for number in range(len(lines)):
         waiting.handle(make_record(f"line {number}"))
     assert len(waiting) == len(lines)
@@ -55,7 +55,7 @@ def test_request_has_all_lines_that_fit_and_at_least_one(monkeypatch: pytest.Mon
     assert 1 < max(sizes[1:]) < 30
 
 
-def test_line_that_cannot_be_formatted_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_that_cannot_be_formatted_does_not_stop_others(capsys: pytest.CaptureFixture[str]) -> None:
     waiting = LogBacklog(lambda: None)
     broken = make_record("%d of them")
     broken.args = ("no number",)

@@ -1,4 +1,4 @@
-"""The delivery of log lines to a collector: order, retries, losses, and the end of the process."""
+"""Test the delivery of log lines to a collector: order, retries, losses, and the end of the process."""
 
 import asyncio
 import itertools
@@ -54,8 +54,8 @@ def test_failed_request_is_retried_with_backoff(failure: CollectorAnswer | Excep
             await asyncio.sleep(30)
             log.info("the second")
             await asyncio.sleep(1000)
-            asked = harness.collector.request_times
-            pauses = [after - before for before, after in itertools.pairwise(asked)]
+            times = harness.collector.request_times
+            pauses = [after - before for before, after in itertools.pairwise(times)]
             assert pauses[0] <= 2
             assert MAX_PAUSE / 2 <= pauses[10] <= MAX_PAUSE
             assert max(pauses) <= MAX_PAUSE
@@ -85,16 +85,16 @@ def test_single_failure_is_not_logged() -> None:
     virtual_time.run_virtual(main)
 
 
-@pytest.mark.parametrize("asked", [20, 200])
-def test_retry_after_is_honoured(asked: int) -> None:
+@pytest.mark.parametrize("seconds", [20, 200])
+def test_retry_after_is_honoured(seconds: int) -> None:
     async def main(clock: Callable[[], float]) -> None:
         harness = ShipperHarness(clock)
-        harness.collector.script = [CollectorAnswer(429, {"Retry-After": str(asked)}, b"")]
+        harness.collector.script = [CollectorAnswer(429, {"Retry-After": str(seconds)}, b"")]
         async with run_shipper(harness):
             log.info("a line")
-            await asyncio.sleep(asked + 20)
+            await asyncio.sleep(seconds + 20)
             first, second = harness.collector.request_times
-            assert asked <= second - first <= asked + 2
+            assert seconds <= second - first <= seconds + 2
 
     virtual_time.run_virtual(main)
 
@@ -102,8 +102,8 @@ def test_retry_after_is_honoured(asked: int) -> None:
 def test_refused_lines_are_lost_and_later_lines_are_sent() -> None:
     async def main(clock: Callable[[], float]) -> None:
         harness = ShipperHarness(clock)
-        partly = CollectorAnswer(200, {}, b'{"partialSuccess":{"rejectedLogRecords":"1"}}')
-        harness.collector.script = [CollectorAnswer(400, {}, b""), partly]
+        partial_success = CollectorAnswer(200, {}, b'{"partialSuccess":{"rejectedLogRecords":"1"}}')
+        harness.collector.script = [CollectorAnswer(400, {}, b""), partial_success]
         async with run_shipper(harness):
             for number in range(3):
                 log.info("line %d", number)
@@ -210,8 +210,8 @@ def test_end_sends_lines_without_waiting_for_the_backoff() -> None:
             log.info("a line")
             await asyncio.sleep(200)
             harness.collector.script = []
-            began = clock()
-        assert clock() - began < 0.1
+            start = clock()
+        assert clock() - start < 0.1
         assert harness.collector.accepted == ["a line"]
 
     virtual_time.run_virtual(main)
@@ -226,9 +226,9 @@ def test_end_is_bounded_and_logs_the_number_of_unsent_lines(hangs: bool) -> None
             log.info("one")
             await asyncio.sleep(1.5)
             log.info("two")
-            began, tries = clock(), len(harness.collector.request_times)
-        assert clock() - began <= (FLUSH_SECONDS if hangs else 0.1)
-        assert len(harness.collector.request_times) - tries <= 1
+            start, attempts = clock(), len(harness.collector.request_times)
+        assert clock() - start <= (FLUSH_SECONDS if hangs else 0.1)
+        assert len(harness.collector.request_times) - attempts <= 1
         assert harness.messages()[-1] == "the last 2 log lines were not shipped"
 
     virtual_time.run_virtual(main)

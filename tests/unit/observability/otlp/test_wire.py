@@ -1,4 +1,4 @@
-"""Lines and requests in OTLP, and the verdict about an answer."""
+"""Test lines and requests in OTLP, and the verdict about an answer."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from tests.support.canaries import CANARY, FORMS, find_forms
 from tests.support.hostile_texts import HOSTILE_JSON
 from tests.support.otlp_lines import decode_any_value, make_record
 
-# What is sent
+# Lines and requests
 
 
 def test_otlp_record_has_the_contents_of_the_printed_line() -> None:
@@ -68,7 +68,7 @@ def test_request_groups_lines_by_logger_in_order() -> None:
     ]
 
 
-# What an answer means
+# Verdicts
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
