@@ -1,4 +1,4 @@
-"""The servers of probes and metrics, and their defence against hostile clients."""
+"""Test the servers of probes and metrics, and their limits for hostile clients."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from controller.observability.telemetry import Metrics
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Served:
+class ServersHarness:
     """Running servers, and requests to them."""
 
     def __init__(self, address: str = "127.0.0.1") -> None:
@@ -49,7 +49,7 @@ class Served:
     async def connect(self, address: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0), limit=2**12)
 
-    async def grow(self, bytes_: int) -> None:
+    async def enlarge_metrics(self, bytes_: int) -> None:
         """Make the text of metrics at least that long."""
         gauge = Gauge("many", "", ["x"], registry=self.metrics.registry)
         for number in range(bytes_ // 1000 + 1):
@@ -57,13 +57,13 @@ class Served:
 
 
 @pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    served = Served()
-    yield served
-    await served.servers.stop()
+async def harness() -> AsyncIterator[ServersHarness]:
+    harness = ServersHarness()
+    yield harness
+    await harness.servers.stop()
 
 
-async def ends(reader: asyncio.StreamReader, seconds: float) -> bool:
+async def is_closed_within(reader: asyncio.StreamReader, seconds: float) -> bool:
     """Return whether the server closes the connection within that time."""
     try:
         async with asyncio.timeout(seconds):
@@ -79,129 +79,129 @@ async def ends(reader: asyncio.StreamReader, seconds: float) -> bool:
 # Probes and metrics
 
 
-async def test_healthz_succeeds_while_the_controller_is_not_ready(served: Served) -> None:
-    served.problems = ["listing"]
-    assert (await served.get("/healthz"))[0::2] == (200, "ok\n")
+async def test_healthz_succeeds_while_the_controller_is_not_ready(harness: ServersHarness) -> None:
+    harness.problems = ["listing"]
+    assert (await harness.get("/healthz"))[0::2] == (200, "ok\n")
 
 
-async def test_readyz_lists_the_problems(served: Served) -> None:
-    assert (await served.get("/readyz"))[0::2] == (200, "ok\n")
-    served.problems = ["listing", "the admission policies are not in force yet"]
-    assert (await served.get("/readyz"))[0::2] == (503, "listing\nthe admission policies are not in force yet\n")
+async def test_readyz_lists_the_problems(harness: ServersHarness) -> None:
+    assert (await harness.get("/readyz"))[0::2] == (200, "ok\n")
+    harness.problems = ["listing", "the admission policies are not in force yet"]
+    assert (await harness.get("/readyz"))[0::2] == (503, "listing\nthe admission policies are not in force yet\n")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 async def test_without_an_address_both_families_are_served(host: str) -> None:
-    served = Served("")
-    assert (await served.get("/healthz", host=host))[0] == 200
-    assert "akv_secret_store_leader" in (await served.get("/metrics", served.port, host))[2]
-    await served.servers.stop()
+    harness = ServersHarness("")
+    assert (await harness.get("/healthz", host=host))[0] == 200
+    assert "akv_secret_store_leader" in (await harness.get("/metrics", harness.port, host))[2]
+    await harness.servers.stop()
 
 
 @pytest.mark.parametrize(("address", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
 async def test_both_address_families_are_served(address: str, host: str) -> None:
-    served = Served(address)
-    assert (await served.get("/healthz", host=host))[0] == 200
-    await served.servers.stop()
+    harness = ServersHarness(address)
+    assert (await harness.get("/healthz", host=host))[0] == 200
+    await harness.servers.stop()
 
 
 @pytest.mark.parametrize("gap", ["no sockets for both", "no address ::"])
 async def test_without_ipv6_in_the_kernel_ipv4_is_served(gap: str, monkeypatch: pytest.MonkeyPatch) -> None:
     create = socket.create_server
 
-    def refusing(address: tuple[str, int], **options: Any) -> socket.socket:
+    def refuse_ipv6(address: tuple[str, int], **options: Any) -> socket.socket:
         if ":" in address[0]:
             raise OSError(errno.EADDRNOTAVAIL, "no such address")
         return create(address, **options)
 
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: gap == "no address ::")
-    monkeypatch.setattr(socket, "create_server", refusing)
-    served = Served("")
-    assert (await served.get("/healthz"))[0] == 200
-    await served.servers.stop()
+    monkeypatch.setattr(socket, "create_server", refuse_ipv6)
+    harness = ServersHarness("")
+    assert (await harness.get("/healthz"))[0] == 200
+    await harness.servers.stop()
 
 
-async def test_metrics_are_served_only_at_their_port(served: Served) -> None:
-    status, content_type, text = await served.get("/metrics", served.port)
+async def test_metrics_are_served_only_at_their_port(harness: ServersHarness) -> None:
+    status, content_type, text = await harness.get("/metrics", harness.port)
     assert status == 200
     assert content_type.startswith("text/plain; version=")
     assert "akv_secret_store_queue_due 0.0" in text
-    assert (await served.get("/metrics"))[0] == 404
+    assert (await harness.get("/metrics"))[0] == 404
     for path in ("/healthz", "/", "/debug"):
-        assert (await served.get(path, served.port))[0] == 404
-    assert (await served.get("/"))[0] == 404
+        assert (await harness.get(path, harness.port))[0] == 404
+    assert (await harness.get("/"))[0] == 404
 
 
-async def test_stopped_servers_close_all_connections(served: Served) -> None:
-    reader, writer = await served.connect()
-    await served.servers.stop()
-    assert await ends(reader, 1)
+async def test_stopped_servers_close_all_connections(harness: ServersHarness) -> None:
+    reader, writer = await harness.connect()
+    await harness.servers.stop()
+    assert await is_closed_within(reader, 1)
     writer.close()
-    for port in (served.port, served.health_port):
+    for port in (harness.port, harness.health_port):
         with pytest.raises(aiohttp.ClientConnectorError):
-            await served.get("/healthz", port)
+            await harness.get("/healthz", port)
 
 
 async def test_stop_without_a_start_succeeds() -> None:
     await HttpServers(Metrics(), list).stop()
 
 
-# One text
+# The cached text
 
 
-async def test_metrics_text_is_generated_once_per_second(served: Served) -> None:
-    texts = await asyncio.gather(*(served.scrape() for _ in range(MAX_FROM_ONE)))
+async def test_metrics_text_is_generated_once_per_second(harness: ServersHarness) -> None:
+    texts = await asyncio.gather(*(harness.scrape() for _ in range(MAX_FROM_ONE)))
     assert len(set(texts)) == 1
-    assert served.servers.text.generated == served.prepared == 1
+    assert harness.servers.text.generated == harness.prepared == 1
     await asyncio.sleep(1.2)
-    await served.scrape()
-    assert served.servers.text.generated == 2
+    await harness.scrape()
+    assert harness.servers.text.generated == 2
 
 
 async def test_slow_metrics_text_is_kept_longer_and_blocks_no_task(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+    harness: ServersHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(_: object) -> bytes:
+    def generate_slowly(_: object) -> bytes:
         time.sleep(0.3)
         return b"slow"
 
-    monkeypatch.setattr(http_server, "generate_latest", slow)
-    scrape = asyncio.create_task(served.scrape())
+    monkeypatch.setattr(http_server, "generate_latest", generate_slowly)
+    scrape = asyncio.create_task(harness.scrape())
     gaps, last = [], time.monotonic()
     while not scrape.done():
         await asyncio.sleep(0.01)
         gaps.append(time.monotonic() - last)
         last = time.monotonic()
     assert len(gaps) > 5
-    assert served.servers.text.fresh_until - time.monotonic() > 2  # ten times the generation time
+    assert harness.servers.text.fresh_until - time.monotonic() > 2  # ten times the generation time
 
 
 # Hostile clients
 
 
-def find_buffered(served: Served) -> http_server.BoundedConnection | None:
+def find_buffered(harness: ServersHarness) -> http_server.BoundedConnection | None:
     """Return the connection for which a part of a response waits in memory, if there is one."""
-    return next((each for each in served.servers.metrics_listener.connections if each.buffered_bytes), None)
+    return next((each for each in harness.servers.metrics_listener.connections if each.buffered_bytes), None)
 
 
 async def test_client_that_does_not_read_is_closed_with_a_small_buffer(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+    harness: ServersHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "MAX_SECONDS", 2.0)
-    await served.grow(20_000_000)
-    await served.scrape()  # from now on the text is there, and the client's time is not spent on it
-    reader, writer = await served.connect()
+    await harness.enlarge_metrics(20_000_000)
+    await harness.scrape()  # so that the generation of the text does not use the client's time
+    reader, writer = await harness.connect()
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     writer.write(GET)
     for _ in range(150):
-        if connection := find_buffered(served):
+        if connection := find_buffered(harness):
             break
         await asyncio.sleep(0.01)
     assert connection
     assert connection.buffered_bytes <= 3 * http_server.PIECE
     async with asyncio.timeout(10):
         await connection.lost.wait()
-    assert not served.servers.metrics_listener.connection_counts
+    assert not harness.servers.metrics_listener.connection_counts
     writer.close()
     del reader
 
@@ -211,16 +211,18 @@ async def test_client_that_does_not_read_is_closed_with_a_small_buffer(
     [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n", b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n"],
     ids=["silent", "half a head", "half a body"],
 )
-async def test_client_that_is_slow_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch, begin: bytes) -> None:
+async def test_client_that_is_slow_is_closed(
+    harness: ServersHarness, monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
     monkeypatch.setattr(http_server, "MAX_SECONDS", 1.0)
-    reader, writer = await served.connect()
-    began = time.monotonic()
+    reader, writer = await harness.connect()
+    start = time.monotonic()
     writer.write(begin)
     with contextlib.suppress(ConnectionError):
-        while time.monotonic() - began < 0.8:
+        while time.monotonic() - start < 0.8:
             writer.write(b"X" if begin else b"")
             await asyncio.sleep(0.1)
-    assert await ends(reader, 3)
+    assert await is_closed_within(reader, 3)
     writer.close()
 
 
@@ -229,51 +231,53 @@ async def test_client_that_is_slow_is_closed(served: Served, monkeypatch: pytest
     [b"x" * 1000, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 9999],
     ids=["garbage", "pipelining", "headers"],
 )
-async def test_client_that_sends_without_end_is_closed(served: Served, endless: bytes) -> None:
-    reader, writer = await served.connect()
+async def test_client_that_sends_without_end_is_closed(harness: ServersHarness, endless: bytes) -> None:
+    reader, writer = await harness.connect()
     with contextlib.suppress(ConnectionError):
         for _ in range(10 * MAX_REQUEST // len(endless) + 1):
             writer.write(endless)
             await writer.drain()
-    assert await ends(reader, 3)
-    assert served.servers.text.generated <= 1
+    assert await is_closed_within(reader, 3)
+    assert harness.servers.text.generated <= 1
     writer.close()
 
 
-async def test_request_that_is_too_long_is_closed_at_once(served: Served) -> None:
+async def test_request_that_is_too_long_is_closed_at_once(harness: ServersHarness) -> None:
     """Each header is within the limits of aiohttp, and the request never ends."""
-    reader, writer = await served.connect()
+    reader, writer = await harness.connect()
     writer.write(b"GET /metrics HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (each, b"y" * 4000) for each in range(9)))
-    assert await ends(reader, 3)
+    assert await is_closed_within(reader, 3)
     writer.close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", ""])
 async def test_one_address_leaves_connections_to_others(address: str) -> None:
-    served = Served(address)
-    held = [await served.connect("127.0.0.2") for _ in range(2 * MAX_CONNECTIONS)]
+    harness = ServersHarness(address)
+    held = [await harness.connect("127.0.0.2") for _ in range(2 * MAX_CONNECTIONS)]
     await asyncio.sleep(1)
-    assert served.servers.metrics_listener.connection_counts == {"127.0.0.2": MAX_FROM_ONE}
-    assert "akv_secret_store_leader" in await served.scrape()
+    assert harness.servers.metrics_listener.connection_counts == {"127.0.0.2": MAX_FROM_ONE}
+    assert "akv_secret_store_leader" in await harness.scrape()
     for _, writer in held:
         writer.close()
-    await served.servers.stop()
+    await harness.servers.stop()
 
 
-async def test_connections_are_bounded_by_address_and_together(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_bounded_by_address_and_together(
+    harness: ServersHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_server, "MAX_SECONDS", 3.0)
     held = []
     for number in range(200):
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(0.2):
-                held.append(await served.connect(f"127.0.0.{2 + number % 10}"))
-        listener = served.servers.metrics_listener
+                held.append(await harness.connect(f"127.0.0.{2 + number % 10}"))
+        listener = harness.servers.metrics_listener
         assert sum(listener.connection_counts.values()) <= MAX_CONNECTIONS
         assert all(count <= MAX_FROM_ONE for count in listener.connection_counts.values())
-    began = time.monotonic()
+    start = time.monotonic()
     for _ in range(10):
-        assert (await served.get("/healthz"))[0] == 200
-    assert time.monotonic() - began < 2
+        assert (await harness.get("/healthz"))[0] == 200
+    assert time.monotonic() - start < 2
     for _, writer in held:
         writer.close()
     await asyncio.sleep(0.5)

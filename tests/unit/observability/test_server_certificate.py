@@ -1,4 +1,4 @@
-"""The certificate of the metrics port, renewed while the server runs."""
+"""Test that the certificate of the metrics port is renewed while the server runs."""
 
 import os
 import ssl
@@ -10,8 +10,8 @@ from controller.observability.server_certificate import CHECK_SECONDS, ServerCer
 from tools.local_cluster.pki import ClusterAuthority
 
 
-def write(authority: ClusterAuthority, folder: Path, name: str, moment: int) -> None:
-    """Write a certificate with this modification time. Two writes can have the same time of the file system."""
+def write_certificate(authority: ClusterAuthority, folder: Path, name: str, moment: int) -> None:
+    """Write a certificate. Set its modification time, because two writes can get the same time from the file system."""
     pair = authority.issue(name, user=name, hosts=["127.0.0.1"])
     for target, source in (("tls.crt", pair.cert), ("tls.key", pair.key)):
         (folder / target).write_bytes(source.read_bytes())
@@ -24,12 +24,12 @@ def test_renewed_certificate_is_served_and_a_broken_one_is_not(
     authority = ClusterAuthority(tmp_path, "ca")
     folder = tmp_path / "mounted"
     folder.mkdir()
-    write(authority, folder, "first", 1)
+    write_certificate(authority, folder, "first", 1)
     now = [0.0]
     certificate = ServerCertificate(folder, lambda: now[0])
     first = certificate.tls_context()
-    write(authority, folder, "second", 2)
-    assert certificate.tls_context() is first  # it is looked for every ten seconds
+    write_certificate(authority, folder, "second", 2)
+    assert certificate.tls_context() is first  # the files are checked every ten seconds
     now[0] += CHECK_SECONDS
     second = certificate.tls_context()
     assert second is not first
