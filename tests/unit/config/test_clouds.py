@@ -1,4 +1,4 @@
-"""Clouds that come and go: the administrator's stay as they are, whatever a test brings."""
+"""Test that the clouds file of `helm test` can only add and remove one cloud, whatever its contents are."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from controller.config.clouds import MAX_AGE, CloudRegistry, find_cloud
 from controller.config.settings import BUILT_IN_CLOUDS, TEST_CLOUD, Settings
 from tests.support.hostile_texts import HOSTILE_JSON
 
-MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
+EXAMPLE_CLOUD = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def clouds(file: Path) -> CloudRegistry:
     return CloudRegistry(Settings(test_clouds_file=str(file)))
 
 
-def test_they_come_and_go_with_the_file(clouds: CloudRegistry, file: Path) -> None:
+def test_cloud_of_the_file_is_added_replaced_and_removed(clouds: CloudRegistry, file: Path) -> None:
     clouds.reload_file()
     assert dict(clouds) == BUILT_IN_CLOUDS
     for host in ("one", "two"):
-        file.write_text(json.dumps({TEST_CLOUD: MINE | {"authority": f"https://{host}.example.com"}}))
+        file.write_text(json.dumps({TEST_CLOUD: EXAMPLE_CLOUD | {"authority": f"https://{host}.example.com"}}))
         clouds.reload_file()
         assert clouds[TEST_CLOUD].authority == f"https://{host}.example.com"
         assert len(clouds) == len(BUILT_IN_CLOUDS) + 1
@@ -39,18 +39,18 @@ def test_they_come_and_go_with_the_file(clouds: CloudRegistry, file: Path) -> No
 def test_cloud_that_is_never_removed_is_trusted_for_a_limited_time(file: Path) -> None:
     now = [1000.0]
     clouds = CloudRegistry(Settings(test_clouds_file=str(file)), lambda: now[0])
-    file.write_text(json.dumps({TEST_CLOUD: MINE}))
-    for passed, there in ((0, True), (MAX_AGE, True), (MAX_AGE + 1, False)):
-        now[0] = 1000.0 + passed
+    file.write_text(json.dumps({TEST_CLOUD: EXAMPLE_CLOUD}))
+    for age, trusted in ((0, True), (MAX_AGE, True), (MAX_AGE + 1, False)):
+        now[0] = 1000.0 + age
         clouds.reload_file()
-        assert (TEST_CLOUD in clouds) is there
-    file.write_text(json.dumps({TEST_CLOUD: MINE}) + " ")
+        assert (TEST_CLOUD in clouds) is trusted
+    file.write_text(json.dumps({TEST_CLOUD: EXAMPLE_CLOUD}) + " ")
     clouds.reload_file()
     assert TEST_CLOUD in clouds
 
 
-def test_none_of_the_administrators_can_be_replaced(clouds: CloudRegistry, file: Path) -> None:
-    file.write_text(json.dumps(dict.fromkeys(BUILT_IN_CLOUDS, MINE)))
+def test_file_replaces_no_cloud_of_the_administrator(clouds: CloudRegistry, file: Path) -> None:
+    file.write_text(json.dumps(dict.fromkeys(BUILT_IN_CLOUDS, EXAMPLE_CLOUD)))
     clouds.reload_file()
     assert dict(clouds) == BUILT_IN_CLOUDS
 
@@ -59,21 +59,21 @@ def test_none_of_the_administrators_can_be_replaced(clouds: CloudRegistry, file:
 def test_file_adds_only_the_cloud_of_helm_test(
     clouds: CloudRegistry, file: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file.write_text(json.dumps({name: MINE, TEST_CLOUD: MINE}))
+    file.write_text(json.dumps({name: EXAMPLE_CLOUD, TEST_CLOUD: EXAMPLE_CLOUD}))
     with caplog.at_level(logging.WARNING):
         clouds.reload_file()
     assert clouds.keys() == {*BUILT_IN_CLOUDS, TEST_CLOUD}
     assert [str(file) in line for line in caplog.messages] == [True]
-    file.write_text(json.dumps({name: MINE}))
+    file.write_text(json.dumps({name: EXAMPLE_CLOUD}))
     clouds.reload_file()
     assert dict(clouds) == BUILT_IN_CLOUDS
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({TEST_CLOUD: MINE, "Broken": {}}), "\udcff"])
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({TEST_CLOUD: EXAMPLE_CLOUD, "Broken": {}}), "\udcff"])
 def test_unreadable_file_adds_no_cloud_and_is_logged_once(
     clouds: CloudRegistry, file: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file.write_text(json.dumps({TEST_CLOUD: MINE}))
+    file.write_text(json.dumps({TEST_CLOUD: EXAMPLE_CLOUD}))
     clouds.reload_file()
     assert TEST_CLOUD in clouds
     file.write_bytes(text.encode(errors="surrogateescape"))
@@ -87,7 +87,7 @@ def test_unreadable_file_adds_no_cloud_and_is_logged_once(
 
 @pytest.mark.parametrize("text", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
 @pytest.mark.parametrize("frame", [b"%s", b'{"Test":%s}', b'{"Test":{"authority":%s}}'])
-def test_file_in_any_bytes_brings_none(
+def test_file_with_any_bytes_adds_no_cloud(
     frame: bytes, text: bytes, clouds: CloudRegistry, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.write_bytes(frame % text)
@@ -98,7 +98,7 @@ def test_file_in_any_bytes_brings_none(
     assert all(len(line) < 1000 and line.isprintable() for line in caplog.messages)
 
 
-def test_without_a_file_there_is_nothing_to_follow() -> None:
+def test_reload_without_a_configured_file_changes_nothing() -> None:
     clouds = CloudRegistry(Settings())
     clouds.reload_file()
     assert dict(clouds) == BUILT_IN_CLOUDS

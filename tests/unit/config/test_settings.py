@@ -1,4 +1,4 @@
-"""The Deployment's contract: every variable is read, and a bad one is named with what it accepts."""
+"""Test the settings: each variable is read, and an invalid one is reported with the accepted values."""
 
 import json
 import ssl
@@ -10,16 +10,16 @@ from msgspec import structs
 from controller.config.settings import BUILT_IN_CLOUDS, Cloud, Settings, SettingsError
 from tools.local_cluster.pki import ClusterAuthority
 
-MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
+EXAMPLE_CLOUD = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
 
 
-def read(**environment: str) -> Settings:
+def read_settings(**environment: str) -> Settings:
     return Settings.from_environment(environment)
 
 
-def test_no_variable_is_needed() -> None:
-    assert read() == Settings()
-    assert read(PATH="/bin", HOME="/") == Settings()
+def test_every_variable_is_optional() -> None:
+    assert read_settings() == Settings()
+    assert read_settings(PATH="/bin", HOME="/") == Settings()
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_no_variable_is_needed() -> None:
         ("LOG_LEVEL", "debug", "debug"),
     ],
 )
-def test_each_variable(variable: str, text: str, expected: object) -> None:
-    assert getattr(read(**{variable: text}), variable.lower()) == expected
+def test_variable_sets_the_field_of_its_name(variable: str, text: str, expected: object) -> None:
+    assert getattr(read_settings(**{variable: text}), variable.lower()) == expected
 
 
 def test_table_above_has_every_setting() -> None:
-    marks = [mark for mark in test_each_variable.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
+    marks = [mark for mark in test_variable_sets_the_field_of_its_name.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
     assert {variable.lower() for variable, *_ in marks[0].args[1]} == set(Settings.__struct_fields__)
 
 
@@ -108,7 +108,7 @@ def test_table_above_has_every_setting() -> None:
 )
 def test_invalid_variable_is_reported_with_the_accepted_values(variable: str, text: str, accepted: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        read(**{variable: text})
+        read_settings(**{variable: text})
     assert variable in str(caught.value)
     assert accepted in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -117,14 +117,14 @@ def test_invalid_variable_is_reported_with_the_accepted_values(variable: str, te
 # Clouds
 
 
-def clouds(folder: Path, content: object, **environment: str) -> dict[str, Cloud]:
+def read_clouds(folder: Path, content: object, **environment: str) -> dict[str, Cloud]:
     file = folder / "clouds.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read(CLOUDS_FILE=str(file), **environment).clouds()
+    return read_settings(CLOUDS_FILE=str(file), **environment).clouds()
 
 
 def test_built_in_clouds_need_no_file() -> None:
-    assert read().clouds() == BUILT_IN_CLOUDS
+    assert read_settings().clouds() == BUILT_IN_CLOUDS
     assert {
         name: (cloud.authority, cloud.vault_url.format(vault="shop"), cloud.audience)
         for name, cloud in BUILT_IN_CLOUDS.items()
@@ -148,7 +148,7 @@ def test_built_in_clouds_need_no_file() -> None:
 
 
 def test_file_adds_clouds_and_can_replace_one(tmp_path: Path) -> None:
-    found = clouds(tmp_path, {"Lab": MINE, "AzurePublicCloud": MINE}, DEFAULT_CLOUD="Lab")
+    found = read_clouds(tmp_path, {"Lab": EXAMPLE_CLOUD, "AzurePublicCloud": EXAMPLE_CLOUD}, DEFAULT_CLOUD="Lab")
     assert found["Lab"] == found["AzurePublicCloud"]
     assert found["Lab"].authority == "https://login.example.com"
     assert found["Lab"].audience == "https://vault.azure.net"
@@ -156,46 +156,52 @@ def test_file_adds_clouds_and_can_replace_one(tmp_path: Path) -> None:
 
 
 def test_entry_under_a_built_in_name_changes_the_fields_that_it_sets(tmp_path: Path) -> None:
-    found = clouds(tmp_path, {"AzureChinaCloud": {"apiVersion": "2016-10-01"}})["AzureChinaCloud"]
+    found = read_clouds(tmp_path, {"AzureChinaCloud": {"apiVersion": "2016-10-01"}})["AzureChinaCloud"]
     assert found == structs.replace(BUILT_IN_CLOUDS["AzureChinaCloud"], api_version="2016-10-01")
 
 
 def test_every_cloud_has_the_same_api_version_unless_it_says_otherwise(tmp_path: Path) -> None:
-    versions = {name: cloud.api_version for name, cloud in clouds(tmp_path, {"Lab": MINE}).items()}
+    versions = {name: cloud.api_version for name, cloud in read_clouds(tmp_path, {"Lab": EXAMPLE_CLOUD}).items()}
     assert versions == dict.fromkeys(["Lab", *BUILT_IN_CLOUDS], "7.4")
 
 
 @pytest.mark.parametrize("version", ["7.0", "7.6-preview.2", "2016-10-01", "2025-06-01-preview"])
 def test_api_version_is_a_number_or_a_date(tmp_path: Path, version: str) -> None:
-    assert clouds(tmp_path, {"Lab": MINE | {"apiVersion": version}})["Lab"].api_version == version
+    assert read_clouds(tmp_path, {"Lab": EXAMPLE_CLOUD | {"apiVersion": version}})["Lab"].api_version == version
 
 
 @pytest.mark.parametrize("version", ["", "latest", "7", "v7.4", "7.4&x=1", "7.4/..", "2016-10", 7.4])
 def test_api_version_of_another_form_is_named(tmp_path: Path, version: object) -> None:
     with pytest.raises(SettingsError, match=r"cloud Lab: .*apiVersion"):
-        clouds(tmp_path, {"Lab": MINE | {"apiVersion": version}})
+        read_clouds(tmp_path, {"Lab": EXAMPLE_CLOUD | {"apiVersion": version}})
 
 
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        pytest.param({"authority": MINE["authority"]}, ["vaultUrl"], id="a missing field"),
-        pytest.param(MINE | {"vaultURL": "x"}, ["vaultURL"], id="a misspelt field"),
-        pytest.param(MINE | {"authority": "http://login.example.com"}, ["authority"], id="an authority without TLS"),
-        pytest.param(MINE | {"authority": "https://a@evil"}, ["authority"], id="a user in the address"),
+        pytest.param({"authority": EXAMPLE_CLOUD["authority"]}, ["vaultUrl"], id="a missing field"),
+        pytest.param(EXAMPLE_CLOUD | {"vaultURL": "x"}, ["vaultURL"], id="a misspelt field"),
         pytest.param(
-            MINE | {"vaultUrl": "https://vault.example.com"}, ["vaultUrl"], id="no place for the vault's name"
+            EXAMPLE_CLOUD | {"authority": "http://login.example.com"}, ["authority"], id="an authority without TLS"
         ),
-        pytest.param(MINE | {"vaultUrl": "http://{vault}.example.com"}, ["vaultUrl"], id="a vault without TLS"),
-        pytest.param(MINE | {"vaultUrl": "https://x/?{vault}"}, ["vaultUrl"], id="the vault's name in a query"),
-        pytest.param(MINE | {"ca": 1}, ["ca"], id="a wrong type"),
-        pytest.param("x", [], id="no object at all"),
-        pytest.param(MINE | {"ca": "not a certificate"}, ["ca"], id="a CA that is none"),
+        pytest.param(EXAMPLE_CLOUD | {"authority": "https://a@evil"}, ["authority"], id="a user in the address"),
+        pytest.param(
+            EXAMPLE_CLOUD | {"vaultUrl": "https://vault.example.com"}, ["vaultUrl"], id="no place for the vault's name"
+        ),
+        pytest.param(
+            EXAMPLE_CLOUD | {"vaultUrl": "http://{vault}.example.com"}, ["vaultUrl"], id="a vault without TLS"
+        ),
+        pytest.param(
+            EXAMPLE_CLOUD | {"vaultUrl": "https://x/?{vault}"}, ["vaultUrl"], id="the vault's name in a query"
+        ),
+        pytest.param(EXAMPLE_CLOUD | {"ca": 1}, ["ca"], id="a wrong type"),
+        pytest.param("x", [], id="a text instead of an object"),
+        pytest.param(EXAMPLE_CLOUD | {"ca": "not a certificate"}, ["ca"], id="an invalid CA"),
     ],
 )
 def test_invalid_entry_is_reported_with_its_field(entry: object, words: list[str], tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        clouds(tmp_path, {"Fine": MINE, "Broken": entry})
+        read_clouds(tmp_path, {"Fine": EXAMPLE_CLOUD, "Broken": entry})
     for word in ["CLOUDS_FILE", "Broken", *words]:
         assert word in str(caught.value)
 
@@ -203,17 +209,17 @@ def test_invalid_entry_is_reported_with_its_field(entry: object, words: list[str
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "[" * 100_000, '{"a":' + "[" * 100_000])
 def test_file_without_a_json_object_is_reported(content: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"CLOUDS_FILE .*clouds\.json"):
-        clouds(tmp_path, content)
+        read_clouds(tmp_path, content)
 
 
 def test_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"CLOUDS_FILE .*none\.json"):
-        read(CLOUDS_FILE=str(tmp_path / "none.json")).clouds()
+        read_settings(CLOUDS_FILE=str(tmp_path / "none.json")).clouds()
 
 
 def test_bundle_is_trusted_in_every_cloud_besides_its_own_certificates(tmp_path: Path) -> None:
     own, bundle = (ClusterAuthority(tmp_path, name).pair.cert for name in ("own", "bundle"))
-    found = clouds(tmp_path, {"Lab": MINE | {"ca": own.read_text()}}, CA_FILE=str(bundle))
+    found = read_clouds(tmp_path, {"Lab": EXAMPLE_CLOUD | {"ca": own.read_text()}}, CA_FILE=str(bundle))
     trusted = {name: cloud.ca.count("BEGIN CERTIFICATE") for name, cloud in found.items()}
     assert trusted == {"Lab": 2, **dict.fromkeys(BUILT_IN_CLOUDS, 1)}
     for cloud in found.values():
@@ -227,11 +233,11 @@ def test_unusable_bundle_is_reported(content: str | None, tmp_path: Path) -> Non
     if content:
         file.write_text(content)
     with pytest.raises(SettingsError, match=r"CA_FILE .*/ca\.pem: .*(No such file|expected certificates in PEM)"):
-        read(CA_FILE=str(file)).clouds()
+        read_settings(CA_FILE=str(file)).clouds()
 
 
 def test_unknown_default_cloud_is_reported_with_the_known_ones() -> None:
     with pytest.raises(SettingsError) as caught:
-        read(DEFAULT_CLOUD="Lab").clouds()
+        read_settings(DEFAULT_CLOUD="Lab").clouds()
     for word in ("DEFAULT_CLOUD", "'Lab'", *BUILT_IN_CLOUDS):
         assert word in str(caught.value)
