@@ -1,4 +1,4 @@
-"""A container as a process: what it is given, when it counts as ready, and that it never outlives its parent."""
+"""Test a container that runs as a process: its environment, its readiness, and its end with the parent process."""
 
 import os
 import signal
@@ -38,14 +38,14 @@ sys.exit(3)
 """
 
 
-class Plane:
-    """The objects of an API server, by their kind."""
+class FakeControlPlane:
+    """A fake control plane with at most one object of each kind. It records the calls of kubectl."""
 
     def __init__(self, folder: Path, **objects: dict[str, Any]) -> None:
-        self.folder, self.objects, self.asked = folder, objects, list[tuple[str, ...]]()
+        self.folder, self.objects, self.kubectl_calls = folder, objects, list[tuple[str, ...]]()
 
     def kubectl(self, *args: str) -> str:
-        self.asked.append(args)
+        self.kubectl_calls.append(args)
         return "a-token\n"
 
     def read_object(self, path: str) -> dict[str, Any]:
@@ -61,30 +61,32 @@ class Plane:
         return {"ACCOUNT": f"{namespace} {name} {folder.name}"}
 
 
-def deployment(**container: Any) -> dict[str, Any]:
+def make_deployment(**container: Any) -> dict[str, Any]:
     template = {"spec": {"serviceAccountName": "robot", "containers": [{"name": "c", **container}]}}
     return {"metadata": {"name": "akv", "namespace": "ns"}, "spec": {"template": template}}
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """Return a package called `controller` that is not ours, for PYTHONPATH."""
+    """Return a folder for PYTHONPATH in which `PROGRAM` is the package `controller`."""
     package = tmp_path / "path" / "controller"
     package.mkdir(parents=True)
     (package / "__main__.py").write_text(PROGRAM)
     return package.parent
 
 
-def make(tmp_path: Path, program: Path, *args: str) -> PodProcess:
-    found = deployment(args=list(args), readinessProbe={"httpGet": {"path": "/ready", "port": "http"}})
-    workload = PodProcess.of_deployment(Plane(tmp_path, deployment=found), "ns", "akv", tmp_path / "run")
+def make_process(tmp_path: Path, program: Path, *args: str) -> PodProcess:
+    deployment = make_deployment(args=list(args), readinessProbe={"httpGet": {"path": "/ready", "port": "http"}})
+    workload = PodProcess.of_deployment(
+        FakeControlPlane(tmp_path, deployment=deployment), "ns", "akv", tmp_path / "run"
+    )
     workload.env["PYTHONPATH"] = str(program)
     return workload
 
 
 @pytest.fixture
 def workload(tmp_path: Path, program: Path) -> Iterator[PodProcess]:
-    with make(tmp_path, program) as running:
+    with make_process(tmp_path, program) as running:
         yield running
 
 
@@ -98,11 +100,13 @@ def test_process_has_the_environment_of_the_deployment(tmp_path: Path) -> None:
         {"name": "HTTPS_PROXY", "valueFrom": {"secretKeyRef": {"name": "proxy", "key": "url"}}},
         {"name": "LISTEN_PORT", "value": "8080"},
     ]
-    found = deployment(env=env, args=["crds", "/etc/clouds"], volumeMounts=[{"name": "v", "mountPath": "/etc/clouds/"}])
-    found["spec"]["template"]["spec"]["volumes"] = [{"name": "v", "configMap": {"name": "clouds"}}]
-    plane = Plane(tmp_path, deployment=found, configmap={"data": {"clouds.json": "{}"}})
-    plane.objects["secret"] = {"data": {"url": "aHR0cDovL3Byb3h5"}}
-    workload = PodProcess.of_deployment(plane, "ns", "akv", tmp_path / "run")
+    deployment = make_deployment(
+        env=env, args=["crds", "/etc/clouds"], volumeMounts=[{"name": "v", "mountPath": "/etc/clouds/"}]
+    )
+    deployment["spec"]["template"]["spec"]["volumes"] = [{"name": "v", "configMap": {"name": "clouds"}}]
+    control_plane = FakeControlPlane(tmp_path, deployment=deployment, configmap={"data": {"clouds.json": "{}"}})
+    control_plane.objects["secret"] = {"data": {"url": "aHR0cDovL3Byb3h5"}}
+    workload = PodProcess.of_deployment(control_plane, "ns", "akv", tmp_path / "run")
     file = Path(workload.env.pop("CLOUDS_FILE"))
     assert file.read_text() == "{}"
     assert file.is_relative_to(tmp_path / "run")
@@ -127,7 +131,7 @@ def test_process_has_the_environment_of_the_deployment(tmp_path: Path) -> None:
 
 def test_volumes_are_filled(tmp_path: Path) -> None:
     configmap = {"data": {"a": "one", "b": "two"}, "binaryData": {"c": "/w=="}}
-    plane = Plane(tmp_path, configmap=configmap)
+    control_plane = FakeControlPlane(tmp_path, configmap=configmap)
     volumes = [
         {"name": "some", "configMap": {"name": "m", "items": [{"key": "a", "path": "deep/er"}]}},
         {"name": "all", "configMap": {"name": "m"}},
@@ -149,7 +153,7 @@ def test_volumes_are_filled(tmp_path: Path) -> None:
         {"name": "scratch", "mountPath": "/tmp"},
         {"name": "both", "mountPath": "/both"},
     ]
-    places = pod_emulation.PodVolumes(plane, "ns", "robot", tmp_path / "volumes").mount(volumes, mounts)
+    places = pod_emulation.PodVolumes(control_plane, "ns", "robot", tmp_path / "volumes").mount(volumes, mounts)
     assert (places["/some"] / "deep/er").read_text() == "one"
     assert [path.name for path in places["/some"].glob("[!.]*")] == ["deep"]
     assert places["/c"].read_bytes() == b"\xff"
@@ -157,16 +161,16 @@ def test_volumes_are_filled(tmp_path: Path) -> None:
     assert (places["/both"] / "token").read_text() == "a-token"
     assert (places["/both"] / "b").read_text() == "two"
     token = ("create", "token", "robot", "-n", "ns", "--duration=600s", "--audience=api://x")
-    assert token in plane.asked
+    assert token in control_plane.kubectl_calls
 
 
-def test_volumes_change_as_a_whole_and_what_is_optional_may_be_missing(tmp_path: Path) -> None:
-    plane = Plane(tmp_path, secret={"data": {"k": "b25l", "other": ""}})
+def test_volumes_are_replaced_as_a_whole_and_optional_sources_may_be_missing(tmp_path: Path) -> None:
+    control_plane = FakeControlPlane(tmp_path, secret={"data": {"k": "b25l", "other": ""}})
     sources: list[dict[str, Any]] = [
         {"secret": {"name": "s", "optional": True, "items": [{"key": "k", "path": "key"}]}},
         {"configMap": {"name": "m", "optional": True, "items": [{"key": "c", "path": "ca"}]}},
     ]
-    volumes = pod_emulation.PodVolumes(plane, "ns", "robot", tmp_path / "volumes")
+    volumes = pod_emulation.PodVolumes(control_plane, "ns", "robot", tmp_path / "volumes")
     place = volumes.mount(
         [{"name": "v", "projected": {"sources": sources}}, {"name": "s", "secret": {"secretName": "s"}}],
         [{"name": "v", "mountPath": "/v"}, {"name": "s", "mountPath": "/s"}],
@@ -174,19 +178,19 @@ def test_volumes_change_as_a_whole_and_what_is_optional_may_be_missing(tmp_path:
     assert (place["/s"] / "other").read_bytes() == b""
     folder = place["/v"]
     assert {path.name: path.read_text() for path in folder.glob("[!.]*")} == {"key": "one"}
-    was = (folder / "..data").resolve()
-    plane.objects |= {"secret": {"data": {"k": "dHdv"}}, "configmap": {"data": {"c": "CA"}}}
+    old_data = (folder / "..data").resolve()
+    control_plane.objects |= {"secret": {"data": {"k": "dHdv"}}, "configmap": {"data": {"c": "CA"}}}
     assert (folder / "key").read_text() == "one"
     volumes.refresh()
     assert {path.name: path.read_text() for path in folder.glob("[!.]*")} == {"key": "two", "ca": "CA"}
-    assert not was.exists()
-    plane.objects |= {"secret": {}}
+    assert not old_data.exists()
+    control_plane.objects |= {"secret": {}}
     volumes.refresh()
     assert [path.name for path in folder.glob("[!.]*")] == ["ca"]
 
 
 @pytest.mark.parametrize(
-    ("container", "pod", "named"),
+    ("container", "pod", "words"),
     [
         ({"command": ["sh", "-c", "true"]}, {}, "only `python -P -m` is supported here"),
         ({"envFrom": [{}]}, {}, "envFrom"),
@@ -201,12 +205,12 @@ def test_volumes_change_as_a_whole_and_what_is_optional_may_be_missing(tmp_path:
     ],
 )
 def test_features_that_need_a_node_are_refused_by_name(
-    tmp_path: Path, container: dict[str, Any], pod: dict[str, Any], named: str
+    tmp_path: Path, container: dict[str, Any], pod: dict[str, Any], words: str
 ) -> None:
-    found = deployment(**container)
-    found["spec"]["template"]["spec"] |= pod
-    with pytest.raises(WorkloadError, match=named):
-        PodProcess.of_deployment(Plane(tmp_path, deployment=found), "ns", "akv", tmp_path / "run")
+    deployment = make_deployment(**container)
+    deployment["spec"]["template"]["spec"] |= pod
+    with pytest.raises(WorkloadError, match=words):
+        PodProcess.of_deployment(FakeControlPlane(tmp_path, deployment=deployment), "ns", "akv", tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +253,7 @@ def test_ready_means_that_the_probe_succeeds(workload: PodProcess) -> None:
     workload.wait_ready()
 
 
-def test_sigterm_and_the_exit_code(workload: PodProcess) -> None:
+def test_stop_sends_sigterm_and_returns_the_exit_code(workload: PodProcess) -> None:
     (workload.log.parent / "ready").touch()
     workload.wait_ready()
     pid = workload.pid
@@ -264,8 +268,8 @@ def test_sigterm_and_the_exit_code(workload: PodProcess) -> None:
         workload.stop()
 
 
-def test_one_that_does_not_stop_is_killed(tmp_path: Path, program: Path) -> None:
-    with make(tmp_path, program, "stubborn") as workload:
+def test_process_that_does_not_stop_is_killed(tmp_path: Path, program: Path) -> None:
+    with make_process(tmp_path, program, "stubborn") as workload:
         (workload.log.parent / "ready").touch()
         workload.wait_ready()
         pid = workload.pid
@@ -274,29 +278,32 @@ def test_one_that_does_not_stop_is_killed(tmp_path: Path, program: Path) -> None
         wait_until_gone(pid)
 
 
-def test_one_that_ends_is_not_waited_for(tmp_path: Path, program: Path) -> None:
-    with make(tmp_path, program, "fail") as workload, pytest.raises(WorkloadError) as raised:
+def test_wait_for_readiness_fails_if_the_process_ends(tmp_path: Path, program: Path) -> None:
+    with make_process(tmp_path, program, "fail") as workload, pytest.raises(WorkloadError) as raised:
         workload.wait_ready()
     assert "ended with code 1" in str(raised.value)
     assert "it cannot work like this" in str(raised.value)
 
 
 def test_job_runs_to_its_end(tmp_path: Path, program: Path) -> None:
-    job = deployment(command=["python", "-P", "-m", "controller"], args=["once"])
-    workload = PodProcess.of_job(Plane(tmp_path), "ns", job, tmp_path / "run")
+    job = make_deployment(command=["python", "-P", "-m", "controller"], args=["once"])
+    workload = PodProcess.of_job(FakeControlPlane(tmp_path), "ns", job, tmp_path / "run")
     workload.env["PYTHONPATH"] = str(program)
     with workload:
         assert workload.wait() == 7
-    assert PodProcess.of_job(Plane(tmp_path, job=job), "ns", "akv", tmp_path / "run").args == ["controller", "once"]
+    assert PodProcess.of_job(FakeControlPlane(tmp_path, job=job), "ns", "akv", tmp_path / "run").args == [
+        "controller",
+        "once",
+    ]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_process_ends_with_its_parent(tmp_path: Path, program: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_process_ends_with_its_parent(tmp_path: Path, program: Path, signal_number: signal.Signals) -> None:
     parent = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path
-        from tests.unit.pods.test_pod_process import make
-        workload = make(Path({str(tmp_path)!r}), Path({str(program)!r}))
+        from tests.unit.pods.test_pod_process import make_process
+        workload = make_process(Path({str(tmp_path)!r}), Path({str(program)!r}))
         workload.start()
         (workload.log.parent / "ready").touch()
         workload.wait_ready()
@@ -307,5 +314,5 @@ def test_process_ends_with_its_parent(tmp_path: Path, program: Path, how: signal
         assert process.stdout
         pid = int(process.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
-        process.send_signal(how)
+        process.send_signal(signal_number)
     wait_until_gone(pid)
