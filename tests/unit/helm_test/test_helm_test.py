@@ -22,8 +22,8 @@ SETTINGS = ReleaseTestSettings(
 )
 
 
-class EmulatorStandIn:
-    """Keeps the value that it is given."""
+class FakeEmulator:
+    """A fake emulator that keeps the last value."""
 
     value = ""
 
@@ -31,25 +31,28 @@ class EmulatorStandIn:
         self.value = value
 
 
-class Cluster:
-    """A SecretSync whose status, and a Secret whose value, are functions of time; every nudge is counted."""
+class FakeCluster:
+    """A fake Kubernetes API. The reason in the SecretSync's status and the Secret's value are functions of time.
 
-    def __init__(self, says: Callable[[float], str], holds: Callable[[float], bytes | None]) -> None:
-        self.says, self.holds = says, holds
+    It counts the patches of the SecretSync.
+    """
+
+    def __init__(self, reason_at: Callable[[float], str], value_at: Callable[[float], bytes | None]) -> None:
+        self.reason_at, self.value_at = reason_at, value_at
         self.clock: Callable[[], float] = lambda: 0.0
-        self.nudges = 0
+        self.patch_count = 0
 
     async def call(self, method: str, path: str, **_: Any) -> bytes:
         if path.endswith("/secrets/n"):
-            value = self.holds(self.clock())
+            value = self.value_at(self.clock())
             if value is None:
                 raise errors.NotFound("no")
             return msgspec.json.encode({"data": {KEY: base64.b64encode(value).decode()}})
-        self.nudges += method == "PATCH"
-        return msgspec.json.encode(sync(self.says(self.clock())))
+        self.patch_count += method == "PATCH"
+        return msgspec.json.encode(make_sync_object(self.reason_at(self.clock())))
 
 
-def sync(reason: str) -> Mapping[str, Any]:
+def make_sync_object(reason: str) -> Mapping[str, Any]:
     condition = {"type": "Ready", "status": "False", "reason": reason, "message": "why", "lastTransitionTime": ""}
     return {
         "metadata": {"name": "n", "namespace": "shop", "generation": 1},
@@ -58,8 +61,8 @@ def sync(reason: str) -> Mapping[str, Any]:
     }
 
 
-def waits(cluster: Cluster, vault: Vault) -> float:
-    """Seconds until it has arrived."""
+def measure_wait(cluster: FakeCluster, vault: Vault) -> float:
+    """Return the seconds until the Secret has the value of the vault."""
 
     async def main(clock: Callable[[], float]) -> float:
         cluster.clock = clock
@@ -69,49 +72,49 @@ def waits(cluster: Cluster, vault: Vault) -> float:
     return run_virtual(main)
 
 
-def own() -> tuple[OwnVault, EmulatorStandIn]:
-    emulator = EmulatorStandIn()
+def make_own_vault() -> tuple[OwnVault, FakeEmulator]:
+    emulator = FakeEmulator()
     vault = OwnVault(cast("Emulator", emulator))
     vault.put()
     return vault, emulator
 
 
 def test_sync_is_retried_until_the_kubelet_has_delivered_the_cloud() -> None:
-    vault, emulator = own()
+    vault, emulator = make_own_vault()
     late = CLOUD_SECONDS - 10
-    cluster = Cluster(
+    cluster = FakeCluster(
         lambda now: Reason.SPC_ERROR if now < late else Reason.WRITTEN,
         lambda now: emulator.value.encode() if now > late + 5 else None,
     )
-    assert waits(cluster, vault) == pytest.approx(late + 6, abs=1)
-    assert cluster.nudges > 100
+    assert measure_wait(cluster, vault) == pytest.approx(late + 6, abs=1)
+    assert cluster.patch_count > 100
 
 
 @pytest.mark.parametrize(
-    ("reason", "seconds", "says"),
+    ("reason", "seconds", "cause"),
     [
         (Reason.SPC_ERROR, CLOUD_SECONDS, "the SecretSync's status is ControllerSpcError: why"),
         (Reason.PROVIDER_ERROR, SYNC_SECONDS, "the SecretSync's status is ProviderError: why"),
         ("", SYNC_SECONDS, "the controller has written no status of the SecretSync"),
     ],
 )
-def test_missing_result_is_reported_with_the_status_message(reason: str, seconds: float, says: str) -> None:
-    vault, emulator = own()
-    cluster = Cluster(lambda _: reason, lambda _: emulator.value.strip().encode())
+def test_missing_result_is_reported_with_the_status_message(reason: str, seconds: float, cause: str) -> None:
+    vault, emulator = make_own_vault()
+    cluster = FakeCluster(lambda _: reason, lambda _: emulator.value.strip().encode())
     with pytest.raises(
-        FailedError, match=rf"^the Secret shop/n does not equal the vault after {seconds + 1:.0f} s: {says}$"
+        FailedError, match=rf"^the Secret shop/n does not equal the vault after {seconds + 1:.0f} s: {cause}$"
     ):
-        waits(cluster, vault)
+        measure_wait(cluster, vault)
 
 
 def test_invalid_user_class_ends_the_test_at_once() -> None:
     vault = UsersVault(SETTINGS)
     with pytest.raises(FailedError, match=rf"after {SYNC_SECONDS + 1:.0f} s"):
-        waits(Cluster(lambda _: Reason.SPC_ERROR, lambda _: None), vault)
+        measure_wait(FakeCluster(lambda _: Reason.SPC_ERROR, lambda _: None), vault)
 
 
-def test_each_version_of_its_own_vault_is_another_and_every_byte_counts() -> None:
-    vault, emulator = own()
+def test_each_put_changes_the_value_and_every_byte_is_compared() -> None:
+    vault, emulator = make_own_vault()
     first = emulator.value.encode()
     assert vault.is_equal(first)
     assert not vault.is_equal(first.strip())
