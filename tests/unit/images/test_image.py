@@ -1,4 +1,4 @@
-"""The parts of an image build that need no buildah."""
+"""Test the parts of an image build that need no buildah."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def test_image_has_the_name_that_the_chart_uses() -> None:
     for target, named in (("controller", values["image"]), ("test", values["test"]["image"])):
         registry = named["registry"] or values["image"]["registry"]
         assert f"{registry}/{named['repository']}" == image.REPOSITORIES[target]
-        assert named["tag"] == "", "the chart's appVersion"
+        assert named["tag"] == "", "the tag must be empty, so that the chart uses its appVersion"
 
 
 def test_build_without_root_is_refused_with_the_fix(
@@ -47,7 +47,7 @@ def test_failure_of_mmdebstrap_is_reported_and_leaves_no_files(monkeypatch: pyte
 def test_containerfile_has_the_base_entrypoint_and_user_of_the_chart() -> None:
     lines = (ROOT / "Containerfile").read_text().splitlines()
     assert any(line.startswith("ARG BASE=docker.io/library/python:3.") for line in lines)
-    # A build without a target makes the last stage.
+    # A build without a target builds the last stage.
     assert [line for line in lines if line.startswith("FROM")][-1] == "FROM ${BASE} AS controller"
     assert [line for line in lines if line.startswith("ENTRYPOINT")] == [
         f'ENTRYPOINT ["python", "-P", "-m", "{module}"]' for module in ("tools.helm_test", "controller")
