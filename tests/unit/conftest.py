@@ -1,4 +1,4 @@
-"""For the tests without a cluster."""
+"""Provide the fixture that keeps the system's certificates out of the tests without a cluster."""
 
 import os
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def no_system_roots() -> Iterator[None]:
-    """Have neither the tests nor the programs that they start read the certificates that the system trusts.
+    """Keep the tests and the programs that they start from reading the certificates that the system trusts.
 
-    To read them takes 60 ms of CPU for each TLS context, and these tests reach loopback alone.
+    Reading them takes 60 ms of CPU for each TLS context, and these tests connect only to loopback.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", os.devnull)

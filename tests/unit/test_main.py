@@ -1,4 +1,4 @@
-"""The program as the container starts it: help, exit codes, readiness, and the end after SIGTERM."""
+"""Test the program as the container starts it: help, exit codes, readiness, and the end after SIGTERM."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ async def start_program(*arguments: str, **environment: str) -> asyncio.subproce
     )
 
 
-async def run_to_end(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
+async def run_until_exit(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
     """Return exit code, stdout and stderr of a program that ends by itself."""
     process = await start_program(*arguments, **environment)
     out, err = await process.communicate()
@@ -57,7 +57,7 @@ async def run_to_end(*arguments: str, **environment: str) -> tuple[int | None, s
 
 
 async def test_help_lists_every_setting_with_its_meaning_and_default() -> None:
-    code, out, err = await run_to_end("run", "--help")
+    code, out, err = await run_until_exit("run", "--help")
     assert (code, err) == (0, "")
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     for field in msgspec.structs.fields(Settings):
@@ -69,16 +69,16 @@ async def test_help_lists_every_setting_with_its_meaning_and_default() -> None:
 
 
 async def test_help_lists_the_subcommands() -> None:
-    code, out, err = await run_to_end("--help")
+    code, out, err = await run_until_exit("--help")
     assert (code, err) == (0, "")
     assert "run the controller until SIGTERM (the default)" in " ".join(out.split())
-    code, out, err = await run_to_end("upgrade-crds", "--help")
+    code, out, err = await run_until_exit("upgrade-crds", "--help")
     assert (code, err) == (0, "")
     assert "to a superset of the served ones" in " ".join(out.split())
 
 
 async def test_unknown_subcommand_is_refused_with_the_known_ones() -> None:
-    code, out, err = await run_to_end("crds", "/etc/crds")
+    code, out, err = await run_until_exit("crds", "/etc/crds")
     assert (code, out) == (2, "")
     assert "invalid choice: 'crds'" in err
 
@@ -95,7 +95,7 @@ async def test_unknown_subcommand_is_refused_with_the_known_ones() -> None:
     ],
 )
 async def test_unusable_setting_is_one_readable_line_and_exit_2(environment: dict[str, str], words: list[str]) -> None:
-    code, out, err = await run_to_end(**environment)
+    code, out, err = await run_until_exit(**environment)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -104,23 +104,23 @@ async def test_unusable_setting_is_one_readable_line_and_exit_2(environment: dic
 
 
 async def test_argument_overrides_the_environment() -> None:
-    code, _, err = await run_to_end("--log-level=loud", "--jitter", "5", LOG_LEVEL="info")
+    code, _, err = await run_until_exit("--log-level=loud", "--jitter", "5", LOG_LEVEL="info")
     assert code == 2
     assert "LOG_LEVEL is 'loud'" in err
 
 
 async def test_unknown_argument_is_exit_2() -> None:
-    code, _, err = await run_to_end("--nonsense")
+    code, _, err = await run_until_exit("--nonsense")
     assert code == 2
     assert "--nonsense" in err
 
 
 async def test_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        code, _, err = await run_to_end(
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        code, _, err = await run_until_exit(
             KUBECONFIG=write_kubeconfig(tmp_path, "http://127.0.0.1:9"), LISTEN_ADDRESS="127.0.0.1", LISTEN_PORT=port
         )
     assert code == 2
@@ -189,22 +189,22 @@ async def run_controller(
             await controller.process.communicate()
 
 
-def empty_cluster(asked: ReceivedRequest) -> ScriptedResponse:
+def answer_as_empty_cluster(request: ReceivedRequest) -> ScriptedResponse:
     """Answer with empty lists and open watches, and refuse dry runs by policy."""
-    if asked.method == "POST":
-        kind, message = ("tokens", ONE_AUDIENCE) if asked.path.endswith("/token") else ("secrets", NEVER_WRITTEN)
+    if request.method == "POST":
+        kind, message = ("tokens", ONE_AUDIENCE) if request.path.endswith("/token") else ("secrets", NEVER_WRITTEN)
         policy = f"'{kind}.mine'"
         return error_response(
             422, f"ValidatingAdmissionPolicy {policy} with binding {policy} denied request: {message}"
         )
-    if asked.is_watch:
+    if request.is_watch:
         return ScriptedResponse(held=True)
     return ScriptedResponse({"metadata": {"resourceVersion": "1"}, "items": []})
 
 
 async def test_controller_is_ready_after_listing_and_ends_soon_after_sigterm(tmp_path: Path) -> None:
     async with run_api_server() as server:
-        server.default_response = empty_cluster
+        server.default_response = answer_as_empty_cluster
         async with run_controller(
             tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine"
         ) as controller:
@@ -219,15 +219,15 @@ async def test_controller_is_ready_after_listing_and_ends_soon_after_sigterm(tmp
                 await controller.wait_for_line("stopping")
                 await controller.wait_for_line("stopped")
                 assert await controller.wait_for_exit() == (0, "")
-    assert [one.query.get("dryRun") for one in server.requests if one.method == "POST"] == ["All", None]
+    assert [request.query.get("dryRun") for request in server.requests if request.method == "POST"] == ["All", None]
 
 
-@pytest.mark.parametrize("ships", [False, True])
-async def test_log_export_is_imported_only_if_it_is_configured(ships: bool, tmp_path: Path) -> None:
-    """A collector that cannot be reached delays neither the start_program nor the end."""
-    settings = {"OTLP_ENDPOINT": "https://127.0.0.1:9", "OTLP_FOLDER": str(tmp_path)} if ships else {}
+@pytest.mark.parametrize("enabled", [False, True])
+async def test_log_export_is_imported_only_if_it_is_configured(enabled: bool, tmp_path: Path) -> None:
+    """Check also that a collector that cannot be reached delays neither the start nor the end."""
+    settings = {"OTLP_ENDPOINT": "https://127.0.0.1:9", "OTLP_FOLDER": str(tmp_path)} if enabled else {}
     async with run_api_server() as server:
-        server.default_response = empty_cluster
+        server.default_response = answer_as_empty_cluster
         async with run_controller(tmp_path, server, PYTHONPROFILEIMPORTTIME="1", **settings) as controller:
             await controller.wait_for_line("listed")
             controller.process.terminate()
@@ -235,35 +235,35 @@ async def test_log_export_is_imported_only_if_it_is_configured(ships: bool, tmp_
                 await controller.wait_for_line("stopped")
                 out, err = await controller.process.communicate()
             assert controller.process.returncode == 0
-    assert ("controller.observability.otlp" in err.decode()) is ships
+    assert ("controller.observability.otlp" in err.decode()) is enabled
     messages = [json.loads(line)["message"] for line in out.decode().splitlines()]
-    assert [message.endswith("log lines were not shipped") for message in messages[-1:]] == [True] * ships
+    assert [message.endswith("log lines were not shipped") for message in messages[-1:]] == [True] * enabled
     assert all("not shipped" in message for message in messages)
 
 
-@pytest.mark.parametrize(("akv_sync", "asks"), [("true", True), ("false", False)])
-async def test_akvsyncs_are_listed_only_if_they_are_enabled(akv_sync: str, asks: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("akv_sync", "enabled"), [("true", True), ("false", False)])
+async def test_akvsyncs_are_listed_only_if_they_are_enabled(akv_sync: str, enabled: bool, tmp_path: Path) -> None:
     async with run_api_server() as server:
-        server.default_response = empty_cluster
+        server.default_response = answer_as_empty_cluster
         async with run_controller(tmp_path, server, AKV_SYNC=akv_sync) as controller:
             await controller.wait_for_line("listed")
             controller.process.terminate()
             await controller.wait_for_line("stopped")
             assert (await controller.wait_for_exit())[0] == 0
-    assert any("/akvsyncs" in one.path for one in server.requests) is asks
+    assert any("/akvsyncs" in request.path for request in server.requests) is enabled
 
 
 async def test_without_the_akvsync_crd_the_controller_becomes_ready(tmp_path: Path) -> None:
     async with run_api_server() as server:
-        server.default_response = lambda asked: (
-            error_response(404) if "/akvsyncs" in asked.path else empty_cluster(asked)
+        server.default_response = lambda request: (
+            error_response(404) if "/akvsyncs" in request.path else answer_as_empty_cluster(request)
         )
         async with run_controller(tmp_path, server) as controller:
             started = await controller.wait_for_line("started")
             await controller.wait_for_line("listed")
             assert await controller.probe(started["health_port"], "/readyz") == (200, "ok\n")
             controller.process.terminate()
-            # The end does not wait for work that never began.
+            # The controller ends although the reconciler of AKVSyncs never started.
             async with asyncio.timeout(GRACE_SECONDS / 2):
                 await controller.wait_for_line("stopped")
             assert (await controller.wait_for_exit())[0] == 0
@@ -272,8 +272,8 @@ async def test_without_the_akvsync_crd_the_controller_becomes_ready(tmp_path: Pa
 async def test_follower_is_ready_writes_nothing_and_ends_at_once(tmp_path: Path) -> None:
     lease = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"holderIdentity": "another"}}
     async with run_api_server() as server:
-        server.default_response = lambda asked: (
-            ScriptedResponse(lease) if "/leases/" in asked.path else empty_cluster(asked)
+        server.default_response = lambda request: (
+            ScriptedResponse(lease) if "/leases/" in request.path else answer_as_empty_cluster(request)
         )
         async with run_controller(tmp_path, server, LEASE_NAME="l") as controller:
             started = await controller.wait_for_line("started")
@@ -283,16 +283,16 @@ async def test_follower_is_ready_writes_nothing_and_ends_at_once(tmp_path: Path)
             controller.process.terminate()
             assert (await controller.wait_for_exit())[0] == 0
     # Each process checks by a dry run whether another release serves its namespaces.
-    assert {asked.method for asked in server.requests if asked.query.get("dryRun") != "All"} == {"GET"}
+    assert {request.method for request in server.requests if request.query.get("dryRun") != "All"} == {"GET"}
 
 
 async def test_process_leads_as_soon_as_the_overlap_check_is_answered(tmp_path: Path) -> None:
     lease = {"metadata": {"name": "l", "namespace": "default"}, "spec": {}}
 
-    def answer(asked: ReceivedRequest) -> ScriptedResponse:
-        if asked.query.get("dryRun") == "All":
+    def answer(request: ReceivedRequest) -> ScriptedResponse:
+        if request.query.get("dryRun") == "All":
             return ScriptedResponse({}, status=201, delay=0.5)
-        return ScriptedResponse(lease) if "/leases/" in asked.path else empty_cluster(asked)
+        return ScriptedResponse(lease) if "/leases/" in request.path else answer_as_empty_cluster(request)
 
     async with run_api_server() as server:
         server.default_response = answer
@@ -314,23 +314,27 @@ async def test_not_ready_while_another_release_serves_the_namespaces(tmp_path: P
         f" 'overlap.scribe.home' denied request: {denial}",
     )
     async with run_api_server() as server:
-        server.default_response = lambda asked: denied if asked.method == "POST" else empty_cluster(asked)
+        server.default_response = lambda request: (
+            denied if request.method == "POST" else answer_as_empty_cluster(request)
+        )
         async with run_controller(tmp_path, server, LEASE_NAME="l") as controller:
             started = await controller.wait_for_line("started")
-            said = f"{overlap}, and scribe-1_ab leads it; uninstall one of the two"
-            while said not in (answer := await controller.probe(started["health_port"], "/readyz"))[1]:
+            expected = f"{overlap}, and scribe-1_ab leads it; uninstall one of the two"
+            while expected not in (answer := await controller.probe(started["health_port"], "/readyz"))[1]:
                 pass
             assert answer[0] == 503
-            assert answer[1].startswith(said)
+            assert answer[1].startswith(expected)
             assert "akv_secret_store_leader 0.0" in (await controller.probe(started["port"], "/metrics"))[1]
             controller.process.terminate()
             assert (await controller.wait_for_exit())[0] == 0
-    assert {asked.method for asked in server.requests if asked.query.get("dryRun") != "All"} == {"GET"}
+    assert {request.method for request in server.requests if request.query.get("dryRun") != "All"} == {"GET"}
 
 
 async def test_not_ready_while_the_policies_are_not_in_force(tmp_path: Path) -> None:
     async with run_api_server() as server:
-        server.default_response = lambda asked: ScriptedResponse({}) if asked.method == "POST" else empty_cluster(asked)
+        server.default_response = lambda request: (
+            ScriptedResponse({}) if request.method == "POST" else answer_as_empty_cluster(request)
+        )
         async with run_controller(
             tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine"
         ) as controller:
@@ -349,8 +353,8 @@ async def test_not_ready_while_the_api_server_refuses_lists(tmp_path: Path) -> N
         server.default_response = lambda _: error_response(403, "secretsyncs is forbidden")
         async with run_controller(tmp_path, server) as controller:
             started = await controller.wait_for_line("started")
-            said = (503, "secretsyncs is forbidden\nsecretsyncs is forbidden\n")
-            while await controller.probe(started["health_port"], "/readyz") != said:
+            expected = (503, "secretsyncs is forbidden\nsecretsyncs is forbidden\n")
+            while await controller.probe(started["health_port"], "/readyz") != expected:
                 pass
             controller.process.terminate()
             assert (await controller.wait_for_exit())[0] == 0
