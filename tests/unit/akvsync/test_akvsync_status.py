@@ -41,12 +41,12 @@ def make_condition(
     )
 
 
-def reported(*conditions: Condition, keys: int = 1) -> SecretSync:
+def make_reported_sync(*conditions: Condition, keys: int = 1) -> SecretSync:
     """Return a SecretSync `a` of generation 1 with these conditions, and with the versions of this many keys."""
-    return make_sync(name="a", status=SecretSyncStatus(conditions=list(conditions), objects=versions(keys)))
+    return make_sync(name="a", status=SecretSyncStatus(conditions=list(conditions), objects=make_versions(keys)))
 
 
-def versions(count: int) -> list[ObjectVersion]:
+def make_versions(count: int) -> list[ObjectVersion]:
     return [ObjectVersion(target_key=f"v{number}", object="secret/a", version="1") for number in range(count)]
 
 
@@ -58,7 +58,7 @@ PATCHED = PatchObject(WANTED.metadata, {"spec": {}})
 JUST_WRITTEN = (False, Reason.IN_PROGRESS, "the SecretSync a was just written; the controller syncs it next")
 
 
-def shown(part: PartStatus) -> tuple[bool, str, str]:
+def get_result(part: PartStatus) -> tuple[bool, str, str]:
     return part.ready, part.reason, part.message
 
 
@@ -68,18 +68,20 @@ def shown(part: PartStatus) -> tuple[bool, str, str]:
         (KeepObject(), None, JUST_WRITTEN),
         (KeepObject(), Unreadable(WANTED.metadata, "odd"), JUST_WRITTEN),
         (PATCHED, Unreadable(WANTED.metadata, "odd"), JUST_WRITTEN),
-        (KeepObject(), reported(), JUST_WRITTEN),
-        (KeepObject(), reported(STALLED), JUST_WRITTEN),
-        (KeepObject(), reported(make_condition(generation=0)), JUST_WRITTEN),
-        (PATCHED, reported(READY), JUST_WRITTEN),
-        (CreateObject({}), reported(READY), JUST_WRITTEN),
-        (KeepObject(), reported(READY), (True, Reason.UP_TO_DATE, "2 keys")),
-        (BLOCKED, reported(READY), (False, Reason.IN_PROGRESS, "it is being deleted")),
-        (ProviderError("no answer"), reported(READY), (False, Reason.PROVIDER_ERROR, "no answer")),
+        (KeepObject(), make_reported_sync(), JUST_WRITTEN),
+        (KeepObject(), make_reported_sync(STALLED), JUST_WRITTEN),
+        (KeepObject(), make_reported_sync(make_condition(generation=0)), JUST_WRITTEN),
+        (PATCHED, make_reported_sync(READY), JUST_WRITTEN),
+        (CreateObject({}), make_reported_sync(READY), JUST_WRITTEN),
+        (KeepObject(), make_reported_sync(READY), (True, Reason.UP_TO_DATE, "2 keys")),
+        (BLOCKED, make_reported_sync(READY), (False, Reason.IN_PROGRESS, "it is being deleted")),
+        (ProviderError("no answer"), make_reported_sync(READY), (False, Reason.PROVIDER_ERROR, "no answer")),
         (ProviderError("no answer"), None, (False, Reason.PROVIDER_ERROR, "no answer")),
         (
             KeepObject(),
-            reported(make_condition(status="False", reason=Reason.INPUT_INVALID, message="secretObject.type is odd")),
+            make_reported_sync(
+                make_condition(status="False", reason=Reason.INPUT_INVALID, message="secretObject.type is odd")
+            ),
             (False, Reason.INPUT_INVALID, "kubernetesSecretType is odd"),
         ),
     ],
@@ -89,7 +91,7 @@ def test_part_reports_its_step_or_else_its_secretsync(
 ) -> None:
     part = part_status("a", done, current)
     assert part.name == "a"
-    assert shown(part) == expected
+    assert get_result(part) == expected
     assert type(part.reason) is str
 
 
@@ -104,20 +106,20 @@ def test_part_reports_its_step_or_else_its_secretsync(
     ],
 )
 def test_part_names_the_objects_whose_values_it_keeps(kept: str, names: str, values: str) -> None:
-    part = part_status("a", KeepObject(), reported(READY, keys=2), list(kept))
-    assert shown(part) == (
+    part = part_status("a", KeepObject(), make_reported_sync(READY, keys=2), list(kept))
+    assert get_result(part) == (
         True,
         Reason.KEPT,
         f"{names} disabled, deleted or no longer selected in the vault; the Secret keeps {values}; to remove it, delete"
         " the SecretSync",
     )
-    assert part.versions == versions(2)
+    assert part.versions == make_versions(2)
 
 
 def test_failed_secretsync_with_kept_values_reports_its_failure() -> None:
     failed = make_condition(status="False", reason=Reason.PROVIDER_ERROR, message="no answer")
-    part = part_status("a", KeepObject(), reported(failed), ["b"])
-    assert shown(part) == (False, Reason.PROVIDER_ERROR, "no answer")
+    part = part_status("a", KeepObject(), make_reported_sync(failed), ["b"])
+    assert get_result(part) == (False, Reason.PROVIDER_ERROR, "no answer")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_message_of_a_part_has_at_most_512_characters(length: int, expected: str
 
 @pytest.mark.parametrize(("keys", "expected"), [(0, 0), (9, 9), (10, 10), (11, 10), (500, 10)])
 def test_part_has_at_most_ten_versions(keys: int, expected: int) -> None:
-    assert part_status("a", KeepObject(), reported(READY, keys=keys)).versions == versions(expected)
+    assert part_status("a", KeepObject(), make_reported_sync(READY, keys=keys)).versions == make_versions(expected)
 
 
 @pytest.mark.parametrize(
@@ -143,26 +145,26 @@ def test_part_has_at_most_ten_versions(keys: int, expected: int) -> None:
     ],
 )
 def test_only_a_foreign_secretsync_has_no_versions(done: StepResult, expected: int) -> None:
-    assert part_status("a", done, reported(READY)).versions == versions(expected)
+    assert part_status("a", done, make_reported_sync(READY)).versions == make_versions(expected)
 
 
 @pytest.mark.parametrize(
     ("done", "current", "expected"),
     [
         (InputError("correct it"), None, True),
-        (ClassError("correct it"), reported(READY), True),
-        (ClassNotFound("create it"), reported(STALLED), False),
-        (ProviderError("no answer"), reported(STALLED), False),
+        (ClassError("correct it"), make_reported_sync(READY), True),
+        (ClassNotFound("create it"), make_reported_sync(STALLED), False),
+        (ProviderError("no answer"), make_reported_sync(STALLED), False),
         (KeepObject(), None, False),
         (KeepObject(), Unreadable(WANTED.metadata, "odd"), False),
-        (KeepObject(), reported(), False),
-        (KeepObject(), reported(READY), False),
-        (KeepObject(), reported(READY, STALLED), True),
-        (KeepObject(), reported(make_condition(ConditionType.STALLED, "False")), False),
-        (KeepObject(), reported(make_condition(ConditionType.STALLED, generation=0)), False),
-        (KeepObject(), reported(make_condition(ConditionType.STALLED, generation=2)), False),
-        (PATCHED, reported(READY, STALLED), False),
-        (BLOCKED, reported(READY, STALLED), False),
+        (KeepObject(), make_reported_sync(), False),
+        (KeepObject(), make_reported_sync(READY), False),
+        (KeepObject(), make_reported_sync(READY, STALLED), True),
+        (KeepObject(), make_reported_sync(make_condition(ConditionType.STALLED, "False")), False),
+        (KeepObject(), make_reported_sync(make_condition(ConditionType.STALLED, generation=0)), False),
+        (KeepObject(), make_reported_sync(make_condition(ConditionType.STALLED, generation=2)), False),
+        (PATCHED, make_reported_sync(READY, STALLED), False),
+        (BLOCKED, make_reported_sync(READY, STALLED), False),
     ],
 )
 def test_part_is_stalled_while_only_an_edit_can_help(
@@ -204,18 +206,18 @@ def make_part(name: str, reason: str = Reason.UP_TO_DATE, message: str = "") -> 
     return PartStatus(name=name, ready=reason in (Reason.UP_TO_DATE, Reason.KEPT), reason=str(reason), message=message)
 
 
-def skipped(count: int) -> list[SkippedObject]:
+def make_skipped(count: int) -> list[SkippedObject]:
     return [SkippedObject(name=f"s{number}", message=f"no {number}") for number in range(count)]
 
 
 A = make_part("a")
-FAILS = make_part("b", Reason.PROVIDER_ERROR, "no answer")
-FAILS_TOO = make_part("c", Reason.SPC_ERROR, "no class")
-WAITS = make_part("d", Reason.IN_PROGRESS, "just written")
-KEEPS = make_part("e", Reason.KEPT)
+FAILED = make_part("b", Reason.PROVIDER_ERROR, "no answer")
+ALSO_FAILED = make_part("c", Reason.SPC_ERROR, "no class")
+WAITING = make_part("d", Reason.IN_PROGRESS, "just written")
+KEPT = make_part("e", Reason.KEPT)
 MISTAKE = InputError("correct it")
 LISTED = SelectionResult(listed_ago=60.0)
-LIST_FAILS = SelectionResult(skipped=skipped(1), error=ProviderError("no list"), listed_ago=60.0)
+FAILED_LIST = SelectionResult(skipped=make_skipped(1), error=ProviderError("no list"), listed_ago=60.0)
 
 
 @pytest.mark.parametrize(
@@ -224,30 +226,30 @@ LIST_FAILS = SelectionResult(skipped=skipped(1), error=ProviderError("no list"),
         ([], None, None, Reason.UP_TO_DATE, "0/0 ready: every Secret has the values of the vault"),
         ([A, A], None, None, Reason.UP_TO_DATE, "2/2 ready: every Secret has the values of the vault"),
         ([A], None, LISTED, Reason.UP_TO_DATE, "1/1 ready: every Secret has the values of the vault"),
-        ([A, KEEPS, KEEPS], None, LISTED, Reason.UP_TO_DATE,
+        ([A, KEPT, KEPT], None, LISTED, Reason.UP_TO_DATE,
          "3/3 ready: 2 keep values of objects that are no longer selected (see status.parts)"),
-        ([A, FAILS], None, None, Reason.PROVIDER_ERROR, "1/2 ready; b: no answer"),
-        ([A, FAILS, FAILS_TOO], None, LISTED, Reason.PROVIDER_ERROR,
+        ([A, FAILED], None, None, Reason.PROVIDER_ERROR, "1/2 ready; b: no answer"),
+        ([A, FAILED, ALSO_FAILED], None, LISTED, Reason.PROVIDER_ERROR,
          "1/3 ready; b: no answer (and 1 more: see status.parts)"),
-        ([WAITS, FAILS_TOO, FAILS], None, None, Reason.SPC_ERROR,
+        ([WAITING, ALSO_FAILED, FAILED], None, None, Reason.SPC_ERROR,
          "0/3 ready; c: no class (and 2 more: see status.parts)"),
-        ([WAITS, A], None, None, Reason.IN_PROGRESS, "1/2 ready; d: just written"),
-        ([A, FAILS], MISTAKE, LIST_FAILS, Reason.INPUT_INVALID, "correct it"),
-        ([A, FAILS], None, LIST_FAILS, Reason.PROVIDER_ERROR,
+        ([WAITING, A], None, None, Reason.IN_PROGRESS, "1/2 ready; d: just written"),
+        ([A, FAILED], MISTAKE, FAILED_LIST, Reason.INPUT_INVALID, "correct it"),
+        ([A, FAILED], None, FAILED_LIST, Reason.PROVIDER_ERROR,
          "1/2 ready; select: no list; until then the selected Secrets do not change"),
-        ([A, FAILS], None, SelectionResult(error=ProviderError("no list")), Reason.PROVIDER_ERROR,
+        ([A, FAILED], None, SelectionResult(error=ProviderError("no list")), Reason.PROVIDER_ERROR,
          "1/2 ready; select: no list; until then the selected Secrets do not change"),
-        ([A, FAILS], None, SelectionResult(), Reason.IN_PROGRESS,
+        ([A, FAILED], None, SelectionResult(), Reason.IN_PROGRESS,
          "1/2 ready; select: the controller lists the vault next"),
-        ([A], None, SelectionResult(skipped=skipped(1)), Reason.IN_PROGRESS,
+        ([A], None, SelectionResult(skipped=make_skipped(1)), Reason.IN_PROGRESS,
          "1/1 ready; select: the controller lists the vault next"),
-        ([A, FAILS], None, SelectionResult(skipped=skipped(1), listed_ago=0.0), Reason.PROVIDER_ERROR,
+        ([A, FAILED], None, SelectionResult(skipped=make_skipped(1), listed_ago=0.0), Reason.PROVIDER_ERROR,
          "1/2 ready; b: no answer"),
-        ([A], None, SelectionResult(skipped=skipped(1), listed_ago=0.0), Reason.SKIPPED,
+        ([A], None, SelectionResult(skipped=make_skipped(1), listed_ago=0.0), Reason.SKIPPED,
          "1/1 ready; s0 has no Secret: no 0"),
-        ([A], None, SelectionResult(skipped=skipped(2), listed_ago=0.0), Reason.SKIPPED,
+        ([A], None, SelectionResult(skipped=make_skipped(2), listed_ago=0.0), Reason.SKIPPED,
          "1/1 ready; s0 has no Secret: no 0 (and 1 more: see status.skipped)"),
-        ([A, KEEPS], None, SelectionResult(skipped=skipped(3), listed_ago=0.0), Reason.SKIPPED,
+        ([A, KEPT], None, SelectionResult(skipped=make_skipped(3), listed_ago=0.0), Reason.SKIPPED,
          "2/2 ready; s0 has no Secret: no 0 (and 2 more: see status.skipped)"),
     ],
 )  # fmt: skip
@@ -283,12 +285,17 @@ def test_ready_condition_has_the_most_important_cause(
 def test_mistake_or_stalled_part_adds_the_stalled_condition(
     problem: ControllerError | None, stalled: dict[str, Any], expected: list[str]
 ) -> None:
-    ready, *others = next_status(META, AKVSyncStatus(), [FAILS], problem, NOON, **stalled).conditions
-    assert [one.type for one in others] == expected
-    assert all((one.status, one.reason, one.message) == ("True", ready.reason, ready.message) for one in others)
+    ready, *others = next_status(META, AKVSyncStatus(), [FAILED], problem, NOON, **stalled).conditions
+    assert [condition.type for condition in others] == expected
+    assert all(
+        (condition.status, condition.reason, condition.message) == ("True", ready.reason, ready.message)
+        for condition in others
+    )
 
 
-@pytest.mark.parametrize(("part", "expected"), [(A, NOON - timedelta(hours=1)), (FAILS, NOON)], ids=["same", "changed"])
+@pytest.mark.parametrize(
+    ("part", "expected"), [(A, NOON - timedelta(hours=1)), (FAILED, NOON)], ids=["same", "changed"]
+)
 def test_transition_time_changes_only_with_the_condition(part: PartStatus, expected: datetime) -> None:
     before = AKVSyncStatus(conditions=[make_condition(since=NOON - timedelta(hours=1))])
     [ready] = next_status(META, before, [part], None, NOON).conditions
@@ -307,10 +314,10 @@ def test_status_has_at_most_256_parts() -> None:
      (1000, 63, "937 more")],
 )  # fmt: skip
 def test_status_has_at_most_64_skipped_objects(count: int, complete: int, last: str | None) -> None:
-    selection = SelectionResult(skipped=skipped(count), listed_ago=0.0)
+    selection = SelectionResult(skipped=make_skipped(count), listed_ago=0.0)
     found = next_status(META, AKVSyncStatus(), [A], None, NOON, selection).skipped
     rest = [SkippedObject(name=last, message="they have no Secret, for the same or other reasons")] if last else []
-    assert found == skipped(complete) + rest
+    assert found == make_skipped(complete) + rest
 
 
 @pytest.mark.parametrize(("length", "expected"), [(511, 511), (512, 512), (513, 512), (9000, 512)])

@@ -27,16 +27,16 @@ OTHER = msgspec.structs.replace(OWNER, uid="uid-of-another", name="other")
 Generated = TypeVar("Generated", bound=SecretSync | SecretProviderClass)
 
 
-def with_meta(item: Generated, **fields: Any) -> Generated:
+def replace_metadata(item: Generated, **fields: Any) -> Generated:
     return msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, **fields))
 
 
-def with_spec(item: Generated, **fields: Any) -> Generated:
+def replace_spec(item: Generated, **fields: Any) -> Generated:
     return msgspec.structs.replace(item, spec=msgspec.structs.replace(item.spec, **fields))
 
 
-WANTED = with_meta(make_sync(["user"], name="a"), owner_references=[OWNER])
-WANTED_CLASS = with_meta(make_provider_class(name="shop"), owner_references=[OWNER])
+WANTED = replace_metadata(make_sync(["user"], name="a"), owner_references=[OWNER])
+WANTED_CLASS = replace_metadata(make_provider_class(name="shop"), owner_references=[OWNER])
 SPEC = {
     "secretProviderClassName": "class",
     "serviceAccountName": "robot",
@@ -68,15 +68,15 @@ def test_unreadable_object_gets_the_whole_spec(wanted: GeneratedObject, spec: di
     assert decide_step(wanted, current) == PatchObject(current.metadata, {"spec": spec})
 
 
-def with_parameters(**parameters: str) -> SecretProviderClass:
-    return with_spec(WANTED_CLASS, parameters=parameters)
+def make_class(**parameters: str) -> SecretProviderClass:
+    return replace_spec(WANTED_CLASS, parameters=parameters)
 
 
-def with_secret(sync: SecretSync, **fields: Any) -> SecretSync:
-    return with_spec(sync, secret_object=msgspec.structs.replace(sync.spec.secret_object, **fields))
+def replace_secret_object(sync: SecretSync, **fields: Any) -> SecretSync:
+    return replace_spec(sync, secret_object=msgspec.structs.replace(sync.spec.secret_object, **fields))
 
 
-FORCED = with_spec(WANTED, force_synchronization="now")
+FORCED = replace_spec(WANTED, force_synchronization="now")
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ FORCED = with_spec(WANTED, force_synchronization="now")
         (WANTED, FORCED, None),
         (WANTED, msgspec.convert(msgspec.to_builtins(WANTED), SecretSync), None),
         (WANTED_CLASS, WANTED_CLASS, None),
-        (WANTED, with_spec(WANTED, service_account_name="x"), {"serviceAccountName": "robot"}),
-        (WANTED, with_spec(FORCED, service_account_name="x"), {"serviceAccountName": "robot"}),
-        (WANTED, with_secret(WANTED, labels={"a": "b"}), {"secretObject": {"labels": None}}),
-        (with_secret(WANTED, labels={"a": "b"}), WANTED, {"secretObject": {"labels": {"a": "b"}}}),
-        (with_parameters(a="1", b="2"), with_parameters(a="1", b="3", c="4"), {"parameters": {"b": "2", "c": None}}),
-        (with_parameters(a="1"), WANTED_CLASS, {"parameters": {"a": "1"}}),
-        (WANTED_CLASS, with_parameters(a="1"), {"parameters": None}),
-        (WANTED_CLASS, with_spec(WANTED_CLASS, provider="aws"), {"provider": "azure"}),
+        (WANTED, replace_spec(WANTED, service_account_name="x"), {"serviceAccountName": "robot"}),
+        (WANTED, replace_spec(FORCED, service_account_name="x"), {"serviceAccountName": "robot"}),
+        (WANTED, replace_secret_object(WANTED, labels={"a": "b"}), {"secretObject": {"labels": None}}),
+        (replace_secret_object(WANTED, labels={"a": "b"}), WANTED, {"secretObject": {"labels": {"a": "b"}}}),
+        (make_class(a="1", b="2"), make_class(a="1", b="3", c="4"), {"parameters": {"b": "2", "c": None}}),
+        (make_class(a="1"), WANTED_CLASS, {"parameters": {"a": "1"}}),
+        (WANTED_CLASS, make_class(a="1"), {"parameters": None}),
+        (WANTED_CLASS, replace_spec(WANTED_CLASS, provider="aws"), {"provider": "azure"}),
     ],
 )
 def test_patch_has_only_the_difference(
@@ -134,7 +134,7 @@ NOT_TOUCHED = " exists that does not belong to this AKVSync, so it was not touch
 def test_object_of_another_owner_blocks_the_step(
     is_readable: bool, wanted: GeneratedObject, owners: list[Any], reason: Reason, message: str
 ) -> None:
-    current = with_meta(wanted, owner_references=owners)
+    current = replace_metadata(wanted, owner_references=owners)
     step = decide_step(wanted, current if is_readable else Unreadable(current.metadata, "odd"))
     assert step == BlockedObject(reason, message)
 
@@ -143,7 +143,7 @@ def test_object_of_another_owner_blocks_the_step(
     ("wanted", "name"), [(WANTED, "SecretSync a"), (WANTED_CLASS, "SecretProviderClass shop")], ids=["sync", "class"]
 )
 def test_object_in_deletion_blocks_the_step(wanted: GeneratedObject, name: str) -> None:
-    step = decide_step(wanted, with_meta(wanted, deletion_timestamp="2030-01-01T12:00:00Z"))
+    step = decide_step(wanted, replace_metadata(wanted, deletion_timestamp="2030-01-01T12:00:00Z"))
     assert step == BlockedObject(
         Reason.IN_PROGRESS,
         f"the {name} is being deleted; the controller recreates it when it is gone; if it remains, check its"
@@ -152,7 +152,7 @@ def test_object_in_deletion_blocks_the_step(wanted: GeneratedObject, name: str) 
 
 
 def test_changed_type_of_the_secret_blocks_the_step() -> None:
-    step = decide_step(with_secret(WANTED, type="kubernetes.io/tls"), WANTED)
+    step = decide_step(replace_secret_object(WANTED, type="kubernetes.io/tls"), WANTED)
     assert step == BlockedObject(
         Reason.TYPE_CHANGE_WAITS,
         "the Secret has type Opaque, and a Secret's type cannot change: delete the SecretSync a, which deletes its"

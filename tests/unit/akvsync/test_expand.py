@@ -1,4 +1,4 @@
-"""The objects that an AKVSync generates, by the example of the reference, and the messages for refused ones."""
+"""Test the objects that an AKVSync generates, with the example of the reference, and the messages about mistakes."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from controller.errors import InputError
 from tests.support.akv_syncs import EXAMPLE, akv_sync, source_paths, type_and_keys
 
 
-def made(objects: str | list[dict[str, Any]]) -> GeneratedObjects:
+def expand_objects(objects: str | list[dict[str, Any]]) -> GeneratedObjects:
     return expand_akvsync(akv_sync(objects))
 
 
@@ -33,11 +33,11 @@ def made(objects: str | list[dict[str, Any]]) -> GeneratedObjects:
     ],
 )
 def test_row_of_the_example_generates_its_secret(name: str, kind: str, data: dict[str, str]) -> None:
-    assert type_and_keys(made(EXAMPLE).syncs[name]) == (kind, data)
+    assert type_and_keys(expand_objects(EXAMPLE).syncs[name]) == (kind, data)
 
 
 def test_example_generates_only_the_listed_secrets() -> None:
-    generated = made(EXAMPLE)
+    generated = expand_objects(EXAMPLE)
     assert list(generated.syncs) == ["api-token", "db", "web", "web-old", "edge-v0", "edge-v1", "deploy-key", "bundle"]
     db = generated.syncs["db"].spec.secret_object
     assert (db.labels, db.annotations) == ({"tier": "data"}, {"note": "rotated-weekly"})
@@ -46,11 +46,11 @@ def test_example_generates_only_the_listed_secrets() -> None:
 
 
 def test_generated_objects_have_a_non_blocking_owner() -> None:
-    generated = made(EXAMPLE)
+    generated = expand_objects(EXAMPLE)
     assert generated.source
-    for thing in (generated.source, *generated.syncs.values()):
-        assert thing.metadata.namespace == "team"
-        assert msgspec.to_builtins(thing.metadata)["ownerReferences"] == [
+    for generated_object in (generated.source, *generated.syncs.values()):
+        assert generated_object.metadata.namespace == "team"
+        assert msgspec.to_builtins(generated_object.metadata)["ownerReferences"] == [
             {
                 "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
                 "kind": "AKVSync",
@@ -62,7 +62,7 @@ def test_generated_objects_have_a_non_blocking_owner() -> None:
 
 
 def test_class_has_each_object_with_the_needed_versions() -> None:
-    source = made(EXAMPLE).source
+    source = expand_objects(EXAMPLE).source
     assert source
     assert source.metadata.name == "shop"
     understood = read_class(source)
@@ -155,7 +155,7 @@ def test_class_has_each_object_with_the_needed_versions() -> None:
     ],
 )
 def test_entry_generates_the_expected_secrets(objects: str, expected: dict[str, Any]) -> None:
-    generated = made(objects)
+    generated = expand_objects(objects)
     assert {name: type_and_keys(sync) for name, sync in generated.syncs.items()} == expected
     # The class has each object that a path names.
     assert generated.source
@@ -168,10 +168,10 @@ def test_entry_generates_the_expected_secrets(objects: str, expected: dict[str, 
 def test_class_asks_for_the_most_versions_that_an_entry_needs() -> None:
     objects = "[{secretInAKV: s, versionHistory: 3}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, "
     for version, history in ((1, 3), (6, 7)):
-        source = made(f"{objects}version: {version}}}]}}]").source
+        source = expand_objects(f"{objects}version: {version}}}]}}]").source
         assert source
-        [one] = read_class(source).objects.values()
-        assert one.history == history
+        [item] = read_class(source).objects.values()
+        assert item.history == history
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_class_asks_for_the_most_versions_that_an_entry_needs() -> None:
 )
 def test_invalid_objects_are_refused_with_a_message(objects: str, message: str) -> None:
     with pytest.raises(InputError) as refused:
-        made(objects)
+        expand_objects(objects)
     assert message in refused.value.message
 
 
@@ -278,17 +278,17 @@ def test_bytes_that_an_akvsync_generates_are_bounded(history: int, fits: bool) -
         f" versionHistory: {history}, annotations: {{note: {note}}}}}]"
     )
     if fits:
-        assert len(made(objects).syncs) == history + 1
+        assert len(expand_objects(objects).syncs) == history + 1
         return
     with pytest.raises(InputError) as refused:
-        made(objects)
+        expand_objects(objects)
     assert refused.value.message == (
         f"the {history + 1} SecretSyncs that this makes have more than 2097152 bytes together, the limit of an AKVSync:"
         " shorten labels and annotations of certInAKV big, lower its versionHistory, or split the AKVSync"
     )
 
 
-def items(generated: GeneratedObjects) -> dict[str, VaultObject]:
+def read_items(generated: GeneratedObjects) -> dict[str, VaultObject]:
     """Return the class's items by alias, as the controller reads them."""
     assert generated.source
     understood = read_class(generated.source)
@@ -297,7 +297,7 @@ def items(generated: GeneratedObjects) -> dict[str, VaultObject]:
 
 
 def test_property_and_encoding_have_an_item_of_their_own() -> None:
-    generated = made(
+    generated = expand_objects(
         "[{kubernetesSecretName: db, mapping: ["
         "{dataKey: password, secretInAKV: a, property: database.password},"
         "{dataKey: old, secretInAKV: a, property: database.password, version: 1},"
@@ -305,7 +305,7 @@ def test_property_and_encoding_have_an_item_of_their_own() -> None:
         "{dataKey: text, secretInAKV: a, property: 'b\\.c'}]}]"
     )
     paths = source_paths(generated.syncs["db"])
-    found = items(generated)
+    found = read_items(generated)
     source = {key: found[path.rpartition("/")[0]] for key, path in paths.items()}
     assert {key: (item.name, item.property_path, item.encoding) for key, item in source.items()} == {
         "password": ("a", "database.password", "utf-8"),
@@ -320,20 +320,20 @@ def test_property_and_encoding_have_an_item_of_their_own() -> None:
 
 
 def test_expanded_object_is_one_item() -> None:
-    generated = made("[{secretInAKV: a, expand: true}, {secretInAKV: a, kubernetesSecretName: whole}]")
+    generated = expand_objects("[{secretInAKV: a, expand: true}, {secretInAKV: a, kubernetesSecretName: whole}]")
     path = source_paths(generated.syncs["a"])["v0"]
-    assert items(generated)[path].expand
-    assert not items(generated)["a"].expand
+    assert read_items(generated)[path].expand
+    assert not read_items(generated)["a"].expand
     assert generated.source
     assert read_class(generated.source).wanted(generated.syncs["a"].spec.secret_object).keys() == {"v0/*"}
 
 
 def test_edit_of_another_entry_renames_no_item() -> None:
     mapping = [{"dataKey": f"k{number}", "secretInAKV": "a", "property": f"p{number}"} for number in range(9)]
-    whole = source_paths(made([{"kubernetesSecretName": "b", "mapping": mapping}]).syncs["b"])
+    whole = source_paths(expand_objects([{"kubernetesSecretName": "b", "mapping": mapping}]).syncs["b"])
     for left_out in range(9):
         rest = [entry for number, entry in enumerate(mapping) if number != left_out]
-        found = source_paths(made([{"kubernetesSecretName": "b", "mapping": rest}]).syncs["b"])
+        found = source_paths(expand_objects([{"kubernetesSecretName": "b", "mapping": rest}]).syncs["b"])
         assert found == {key: path for key, path in whole.items() if key != f"k{left_out}"}
 
 
@@ -342,17 +342,17 @@ PATH_STEP = st.text(st.characters(exclude_characters=".[]\\", min_codepoint=32, 
 
 @given(st.lists(PATH_STEP.filter(lambda step: step == step.strip()), min_size=1, max_size=4).map(".".join))
 def test_property_is_in_the_class_as_the_akvsync_has_it(path: str) -> None:
-    generated = made(
+    generated = expand_objects(
         [{"kubernetesSecretName": "b", "mapping": [{"dataKey": "k", "secretInAKV": "a", "property": path}]}]
     )
-    (item,) = items(generated).values()
+    (item,) = read_items(generated).values()
     assert item.property_path == path
 
 
 def test_more_properties_than_a_class_holds_are_refused() -> None:
     mapping = [{"dataKey": f"k{number}", "secretInAKV": "a", "property": f"{number:03}" * 40} for number in range(100)]
     with pytest.raises(InputError, match=r"SecretProviderClass that this makes has \d+ characters"):
-        made(
+        expand_objects(
             [{"kubernetesSecretName": f"b{number}", "mapping": mapping} for number in range(9)]
             + [
                 {"kubernetesSecretName": f"c{number}", "mapping": [entry | {"secretInAKV": "z"} for entry in mapping]}
@@ -369,7 +369,7 @@ def test_more_properties_than_a_class_holds_are_refused() -> None:
 
 
 def test_class_has_the_fields_of_each_item_in_a_fixed_form() -> None:
-    generated = made(
+    generated = expand_objects(
         "[{secretInAKV: a}, {secretInAKV: b, versionHistory: 2}, {secretInAKV: c, expand: true},"
         """ {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: d, property: '!x "~', encoding: hex}]}]"""
     )
@@ -386,16 +386,16 @@ def test_class_has_the_fields_of_each_item_in_a_fixed_form() -> None:
 
 
 def test_akvsync_without_select_selects_nothing() -> None:
-    generated = made("[{secretInAKV: a}]")
+    generated = expand_objects("[{secretInAKV: a}]")
     assert (generated.selects, generated.retained, generated.skipped, generated.kept) == (False, frozenset(), (), {})
-    waiting = expand_akvsync(akv_sync("[{secretInAKV: a}]"), None, made("[{secretInAKV: b}]").syncs.values())
+    waiting = expand_akvsync(akv_sync("[{secretInAKV: a}]"), None, expand_objects("[{secretInAKV: b}]").syncs.values())
     assert waiting == generated
 
 
 def test_limits_themselves_are_accepted() -> None:
-    assert len(made("[{secretInAKV: a, versionHistory: 500}]").syncs) == 1
+    assert len(expand_objects("[{secretInAKV: a, versionHistory: 500}]").syncs) == 1
     certificate = "certInAKV: a, kubernetesSecretType: kubernetes.io/tls"
-    assert len(made(f"[{{{certificate}, versionHistory: {MAX_PARTS}}}]").syncs) == MAX_PARTS
+    assert len(expand_objects(f"[{{{certificate}, versionHistory: {MAX_PARTS}}}]").syncs) == MAX_PARTS
 
 
 @pytest.mark.parametrize("more", [0, 1])
@@ -407,10 +407,10 @@ def test_class_has_at_most_2000_items(more: int) -> None:
         for chosen in mappings
     ]
     if not more:
-        assert len(items(made(objects))) == 2000
+        assert len(read_items(expand_objects(objects))) == 2000
         return
     with pytest.raises(InputError) as refused:
-        made(objects)
+        expand_objects(objects)
     assert refused.value.message == (
         "this names 2001 objects or properties of the vault, and an AKVSync may name 2000: split it"
     )
@@ -418,29 +418,29 @@ def test_class_has_at_most_2000_items(more: int) -> None:
 
 @pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
 def test_secretsyncs_have_at_most_two_megabytes(more: int, fits: bool) -> None:
-    def objects(padding: int) -> list[dict[str, Any]]:
+    def make_objects(padding: int) -> list[dict[str, Any]]:
         return [{"secretInAKV": "a", "annotations": {"note": "x" * padding}}]
 
-    [sync] = made(objects(1)).syncs.values()
+    [sync] = expand_objects(make_objects(1)).syncs.values()
     padding = MAX_GENERATED - len(msgspec.json.encode(sync.spec)) + 1 + more
     if fits:
-        assert made(objects(padding)).syncs
+        assert expand_objects(make_objects(padding)).syncs
         return
     with pytest.raises(InputError, match="more than 2097152 bytes"):
-        made(objects(padding))
+        expand_objects(make_objects(padding))
 
 
 @pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
 def test_class_has_at_most_as_many_characters_as_are_read(more: int, fits: bool) -> None:
-    def objects(padding: int) -> list[dict[str, Any]]:
+    def make_objects(padding: int) -> list[dict[str, Any]]:
         mapping = {"dataKey": "k", "secretInAKV": "a", "property": "x" * padding}
         return [{"kubernetesSecretName": "m", "mapping": [mapping]}]
 
-    source = made(objects(1)).source
+    source = expand_objects(make_objects(1)).source
     assert source
     padding = MAX_PARAMETERS - sum(map(len, source.spec.parameters.values())) + 1 + more
     if fits:
-        assert made(objects(padding)).source
+        assert expand_objects(make_objects(padding)).source
         return
     with pytest.raises(InputError, match="has 131073 characters, and 131072 are read"):
-        made(objects(padding))
+        expand_objects(make_objects(padding))

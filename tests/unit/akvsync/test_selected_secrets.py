@@ -1,4 +1,4 @@
-"""The Secrets of selected objects: names, limits, collisions, and long histories of a vault."""
+"""Test the Secrets of selected objects: names, limits, collisions, and long histories of a vault."""
 
 from typing import Any
 
@@ -29,10 +29,10 @@ PROPERTY_OF_A = source_paths(
 )["k"]
 
 
-def selected(
+def expand_selection(
     akv: AKVSync, vault: list[ListItem], before: GeneratedObjects | None = None, removed: frozenset[str] = frozenset()
 ) -> GeneratedObjects:
-    """Return what an AKVSync generates after a list of the vault, and after what it generated before."""
+    """Return the objects that an AKVSync generates after a list of the vault. `before` are its existing objects."""
     entries = [entry for entry in akv.spec.objects if entry.select]
     owned = list(before.syncs.values()) if before else []
     had = selected_before(entries, owned, explicit_names(akv))
@@ -43,11 +43,11 @@ def selected(
     return expand_akvsync(akv, choose_objects(entries, collector.to_sighting(), had, removed))
 
 
-def vault_of(*names: str) -> list[ListItem]:
+def make_vault(*names: str) -> list[ListItem]:
     return [make_item(name) for name in names]
 
 
-def why(generated: GeneratedObjects) -> dict[str, str]:
+def list_reasons(generated: GeneratedObjects) -> dict[str, str]:
     return {each.name: each.message for each in generated.skipped}
 
 
@@ -65,7 +65,7 @@ def why(generated: GeneratedObjects) -> dict[str, str]:
          {"k": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "shop-k"})}),
         pytest.param([{"secretInAKV": "shop-a", "versionHistory": 2}, {"select": {}}], ["shop-a", "b"],
                      {"shop-a": ("Opaque", {"v0": "shop-a/0", "v1": "shop-a/1"}), "b": ("Opaque", {"v0": "b"})},
-                     id="an explicit entry wins without a collision"),
+                     id="explicit entry and selection of one object"),
         pytest.param([{"select": {"namePrefix": "a"}}, {"select": {"namePattern": "*b"}}], ["ab", "b"],
                      {"ab": ("Opaque", {"v0": "ab"}), "b": ("Opaque", {"v0": "b"})},
                      id="two entries select one object"),
@@ -79,7 +79,7 @@ def why(generated: GeneratedObjects) -> dict[str, str]:
 def test_matches_generate_the_expected_secrets(
     objects: list[dict[str, Any]], vault: list[str], expected: dict[str, Any]
 ) -> None:
-    generated = selected(akv_sync(objects), vault_of(*vault))
+    generated = expand_selection(akv_sync(objects), make_vault(*vault))
     assert {name: type_and_keys(sync) for name, sync in generated.syncs.items()} == expected
     assert not generated.skipped
     assert (generated.source is None) == (not expected)
@@ -93,15 +93,15 @@ def test_matches_generate_the_expected_secrets(
 @pytest.mark.parametrize(
     ("objects", "vault", "made", "skipped"),
     [
-        ([SHOP | {"select": {}}], vault_of("shop-a", "a"), {"a"},
+        ([SHOP | {"select": {}}], make_vault("shop-a", "a"), {"a"},
          {"shop-a": "another object has the Secret a already"}),
-        ([SHOP | {"select": {}, "kubernetesSecretName": "m"}], vault_of("shop-a", "a", "A-b"), {"m"},
+        ([SHOP | {"select": {}, "kubernetesSecretName": "m"}], make_vault("shop-a", "a", "A-b"), {"m"},
          {"shop-a": "another object has the key a already"}),
-        ([{"secretInAKV": "x", "kubernetesSecretName": "a"}, {"select": {}}], vault_of("a", "b"), {"a", "b"},
+        ([{"secretInAKV": "x", "kubernetesSecretName": "a"}, {"select": {}}], make_vault("a", "b"), {"a", "b"},
          {"a": "another object has the Secret a already"}),
-        ([SHOP], vault_of("shop-", "shop-a"), {"a"}, {"shop-": "nothing remains of its name"}),
-        ([SHOP], vault_of("shop--x", "shop-a"), {"a"}, {"shop--x": "-x is not a valid name in Kubernetes"}),
-        ([{"select": {}}], vault_of("a-", "-b", "c"), {"c"},
+        ([SHOP], make_vault("shop-", "shop-a"), {"a"}, {"shop-": "nothing remains of its name"}),
+        ([SHOP], make_vault("shop--x", "shop-a"), {"a"}, {"shop--x": "-x is not a valid name in Kubernetes"}),
+        ([{"select": {}}], make_vault("a-", "-b", "c"), {"c"},
          {"a-": "a- is not a valid name", "-b": "begins with -"}),
         ([SHOP | {"kubernetesSecretType": "kubernetes.io/ssh-auth"}],
          [make_item("shop-a"), make_item("shop-c", managed=True)], {"a"},
@@ -111,38 +111,40 @@ def test_matches_generate_the_expected_secrets(
 def test_object_that_can_have_no_secret_affects_no_other(
     objects: list[dict[str, Any]], vault: list[ListItem], made: set[str], skipped: dict[str, str]
 ) -> None:
-    generated = selected(akv_sync(objects), vault)
+    generated = expand_selection(akv_sync(objects), vault)
     assert generated.syncs.keys() == made
-    found = why(generated)
+    found = list_reasons(generated)
     assert found.keys() == skipped.keys()
     assert all(text in found[name] for name, text in skipped.items())
 
 
 def test_secrets_above_the_limit_are_skipped_newest_first_and_named() -> None:
     akv = akv_sync([{"secretInAKV": "own"}, {"select": {"namePrefix": "s"}}])
-    before = selected(akv, vault_of("s900"))
-    generated = selected(akv, vault_of(*(f"s{number:03}" for number in range(255)), "s900"), before)
+    before = expand_selection(akv, make_vault("s900"))
+    generated = expand_selection(akv, make_vault(*(f"s{number:03}" for number in range(255)), "s900"), before)
     assert len(generated.syncs) == MAX_PARTS
     assert {"own", "s900"} <= generated.syncs.keys()
-    assert why(generated).keys() == {"s254"}
+    assert list_reasons(generated).keys() == {"s254"}
     # A result that would remove an existing Secret changes nothing.
     more = akv_sync([{"secretInAKV": "own"}, {"secretInAKV": "other"}, {"select": {"namePrefix": "s"}}])
     with pytest.raises(InputError, match="at most 256 Secrets"):
-        selected(more, vault_of(*(f"s{number:03}" for number in range(255)), "s900"), generated)
+        expand_selection(more, make_vault(*(f"s{number:03}" for number in range(255)), "s900"), generated)
 
 
 def test_bytes_of_selected_objects_are_bounded() -> None:
     note = {"note": "x" * (MAX_GENERATED // 16)}
-    generated = selected(akv_sync([{"select": {}, "annotations": note}]), vault_of(*(f"s{n}" for n in range(40))))
+    generated = expand_selection(
+        akv_sync([{"select": {}, "annotations": note}]), make_vault(*(f"s{n}" for n in range(40)))
+    )
     assert 10 < len(generated.syncs) < 16
     assert sum(len(msgspec.json.encode(sync.spec)) for sync in generated.syncs.values()) <= MAX_GENERATED
-    assert all("too large together" in message for message in why(generated).values())
+    assert all("too large together" in message for message in list_reasons(generated).values())
 
 
 def test_object_no_longer_selected_is_kept_and_not_read() -> None:
     akv = akv_sync([SHOP, SHOP | {"kubernetesSecretName": "all"}])
-    first = selected(akv, vault_of("shop-a", "shop-b"))
-    second = selected(akv, vault_of("shop-b"), first)
+    first = expand_selection(akv, make_vault("shop-a", "shop-b"))
+    second = expand_selection(akv, make_vault("shop-b"), first)
     assert {name: type_and_keys(sync) for name, sync in second.syncs.items()} == {
         name: type_and_keys(sync) for name, sync in first.syncs.items()
     }
@@ -152,25 +154,25 @@ def test_object_no_longer_selected_is_kept_and_not_read() -> None:
         "shop-a": True,
         "shop-b": False,
     }
-    third = selected(akv, vault_of("shop-b"), second, frozenset({"shop-a"}))
+    third = expand_selection(akv, make_vault("shop-b"), second, frozenset({"shop-a"}))
     assert third.kept == second.kept  # whenGone is Keep
     removing = akv_sync([SHOP | {"whenGone": "Remove"}, SHOP | {"kubernetesSecretName": "all"}])
-    assert selected(removing, vault_of("shop-b"), second, frozenset({"shop-a"})).syncs.keys() == {"b", "all"}
+    assert expand_selection(removing, make_vault("shop-b"), second, frozenset({"shop-a"})).syncs.keys() == {"b", "all"}
 
 
 def test_edit_of_name_conditions_prunes_objects_that_no_longer_match() -> None:
-    first = selected(akv_sync([{"select": {}}]), vault_of("shop-a", "web"))
-    narrowed = selected(akv_sync([{"select": {"namePrefix": "shop-"}}]), vault_of("shop-a", "web"), first)
+    first = expand_selection(akv_sync([{"select": {}}]), make_vault("shop-a", "web"))
+    narrowed = expand_selection(akv_sync([{"select": {"namePrefix": "shop-"}}]), make_vault("shop-a", "web"), first)
     assert narrowed.syncs.keys() == {"shop-a"}
-    by_tag = selected(akv_sync([{"select": {"tags": {"app": "shop"}}}]), vault_of("shop-a", "web"), first)
+    by_tag = expand_selection(akv_sync([{"select": {"tags": {"app": "shop"}}}]), make_vault("shop-a", "web"), first)
     assert by_tag.kept.keys() == {"shop-a", "web"}
 
 
 @pytest.mark.parametrize("objects", [[SHOP], [SHOP, {"secretInAKV": "shop-b"}], [SHOP | {"kubernetesSecretName": "m"}]])
 def test_before_the_first_list_all_objects_are_kept(objects: list[dict[str, Any]]) -> None:
     akv = akv_sync(objects)
-    made = selected(akv, vault_of("shop-b", "shop-C", "shop-a"))
-    made = selected(akv, vault_of("shop-b", "shop-C"), made)
+    made = expand_selection(akv, make_vault("shop-b", "shop-C", "shop-a"))
+    made = expand_selection(akv, make_vault("shop-b", "shop-C"), made)
     assert made.kept
     waiting = expand_akvsync(akv, None, made.syncs.values(), made.source)
     assert (waiting.source, waiting.kept) == (made.source, made.kept)
@@ -179,7 +181,7 @@ def test_before_the_first_list_all_objects_are_kept(objects: list[dict[str, Any]
 
 def test_before_the_first_list_entries_without_select_are_expanded() -> None:
     akv = akv_sync([{"secretInAKV": "shop-a", "versionHistory": 3}, SHOP | {"kubernetesSecretName": "all"}])
-    before = selected(akv_sync([SHOP | {"kubernetesSecretName": "all"}]), vault_of("shop-a", "shop-b"))
+    before = expand_selection(akv_sync([SHOP | {"kubernetesSecretName": "all"}]), make_vault("shop-a", "shop-b"))
     explicit = expand_akvsync(akv_sync([{"secretInAKV": "shop-a", "versionHistory": 3}])).syncs
     waiting = expand_akvsync(akv, None, [*before.syncs.values(), *explicit.values()], before.source)
     assert waiting.selects
@@ -193,7 +195,7 @@ def test_before_the_first_list_entries_without_select_are_expanded() -> None:
 
 def test_item_that_the_existing_class_lacks_is_read() -> None:
     akv = akv_sync([SHOP])
-    before = selected(akv, vault_of("shop-a", "shop-b"))
+    before = expand_selection(akv, make_vault("shop-a", "shop-b"))
     waiting = expand_akvsync(akv, owned=before.syncs.values())
     assert waiting.source == before.source
     assert waiting.kept == {}
@@ -201,9 +203,9 @@ def test_item_that_the_existing_class_lacks_is_read() -> None:
 
 def test_object_that_another_entry_names_is_not_kept() -> None:
     select = {"select": {"namePrefix": "shop-"}}
-    before = selected(akv_sync([select | {"kubernetesSecretName": "all"}]), vault_of("shop-a", "shop-b"))
+    before = expand_selection(akv_sync([select | {"kubernetesSecretName": "all"}]), make_vault("shop-a", "shop-b"))
     akv = akv_sync([select | {"kubernetesSecretName": "all"}, {"secretInAKV": "shop-a", "kubernetesSecretName": "own"}])
-    generated = selected(akv, [], before)
+    generated = expand_selection(akv, [], before)
     assert generated.kept == {"all": ("shop-b",)}
     assert generated.selects
     assert generated.source
@@ -215,7 +217,7 @@ def test_object_that_another_entry_names_is_not_kept() -> None:
 
 def test_bytes_of_explicit_entries_leave_fewer_to_selected_objects() -> None:
     own = {"secretInAKV": "own", "annotations": {"note": "x" * (MAX_GENERATED - 10_000)}}
-    generated = selected(akv_sync([own, SHOP]), vault_of(*(f"shop-{number}" for number in range(20))))
+    generated = expand_selection(akv_sync([own, SHOP]), make_vault(*(f"shop-{number}" for number in range(20))))
     assert 1 < len(generated.syncs) < 20
     assert sum(len(msgspec.json.encode(sync.spec)) for sync in generated.syncs.values()) <= MAX_GENERATED
 
@@ -223,7 +225,7 @@ def test_bytes_of_explicit_entries_leave_fewer_to_selected_objects() -> None:
 def test_selected_object_whose_property_is_named_has_the_same_history() -> None:
     mapping = {"dataKey": "k", "secretInAKV": "b", "property": "p", "version": 1}
     akv = akv_sync([{"kubernetesSecretName": "m", "mapping": [mapping]}, {"select": {}}])
-    source = selected(akv, vault_of("a", "b")).source
+    source = expand_selection(akv, make_vault("a", "b")).source
     assert source
     found = read_class(source).objects
     assert (found["a"].history, found["b"].history) == (1, 2)
@@ -288,7 +290,7 @@ def test_no_history_of_a_vault_loses_an_object(entries: list[dict[str, Any]], va
             make_item(name.upper() if upper else name, enabled=enabled, managed=managed, tags=tags)
             for name, (enabled, managed, tags, upper) in vault.items()
         ]
-        made = selected(akv, items, before)
+        made = expand_selection(akv, items, before)
         assert "own" in made.syncs
         assert made.source
         served = {name.lower() for name in read_class(made.source).objects}
@@ -300,13 +302,13 @@ def test_no_history_of_a_vault_loses_an_object(entries: list[dict[str, Any]], va
             for name, sync in before.syncs.items():
                 assert source_paths(sync).items() <= source_paths(made.syncs[name]).items()
         # The same list again changes nothing. A restart changes nothing.
-        again = selected(akv, items, made)
+        again = expand_selection(akv, items, made)
         assert (again.source, again.syncs) == (made.source, made.syncs)
         restarted = expand_akvsync(akv, None, made.syncs.values(), made.source)
         assert restarted.source == made.source
         assert restarted.retained | restarted.syncs.keys() == made.syncs.keys()
         # Each match has a Secret or the reason for its absence.
-        shown = {each.name.lower() for each in made.skipped}
+        reported = {each.name.lower() for each in made.skipped}
         for entry in entries:
             select = akv_sync([entry]).spec.objects[0].select
             assert select
@@ -314,12 +316,12 @@ def test_no_history_of_a_vault_loses_an_object(entries: list[dict[str, Any]], va
             for each in items:
                 matches.add(each)
             (found,) = matches.to_sighting().matches
-            assert {match.name.lower() for match in found} <= served | shown
+            assert {match.name.lower() for match in found} <= served | reported
         before = made
 
 
 def test_items_of_a_generated_class_are_read_back() -> None:
-    generated = selected(akv_sync([{"secretInAKV": "d", "versionHistory": 3}, SHOP]), vault_of("shop-a"))
+    generated = expand_selection(akv_sync([{"secretInAKV": "d", "versionHistory": 3}, SHOP]), make_vault("shop-a"))
     assert generated.source
     items = class_items(generated.source)
     assert list(items) == ["d", "shop-a"]
@@ -328,7 +330,7 @@ def test_items_of_a_generated_class_are_read_back() -> None:
 
 def test_changed_spelling_in_the_vault_changes_nothing() -> None:
     akv = akv_sync([SHOP])
-    first = selected(akv, vault_of("shop-a"))
-    second = selected(akv, vault_of("SHOP-A"), first)
+    first = expand_selection(akv, make_vault("shop-a"))
+    second = expand_selection(akv, make_vault("SHOP-A"), first)
     assert second == first
     assert isinstance(second.syncs["a"], SecretSync)

@@ -1,4 +1,4 @@
-"""Messages in the status of an AKVSync name only fields of the AKVSync."""
+"""Test that messages in the status of an AKVSync name only fields of the AKVSync."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ from controller.errors import ControllerError, ObjectError
 from tests.support.builders import make_sync
 
 # Words of the generated kinds, which users of an AKVSync do not write.
-THEIRS = re.compile(
+OTHER_KINDS = re.compile(
     r"SecretSync|[sS]ecretProviderClass|secretObject|sourcePath|targetKey"
     r"|object(Name|Alias|Type|Version|Format|Encoding|Property|Expand)"
 )
@@ -24,16 +24,16 @@ MISSING = (
 )
 
 
-def said(error: ControllerError | None) -> str:
+def get_message(error: ControllerError | None) -> str:
     assert error
     return error.message
 
 
 MESSAGES = [
-    said(foreign_error(make_sync())),
-    said(find_spec_mistake(make_sync(["user"], type="kubernetes.io/tls"))),
-    said(find_spec_mistake(make_sync(["user"], type="kubernetes.io/basic-auth"))),
-    said(find_spec_mistake(make_sync(["..a"]))),
+    get_message(foreign_error(make_sync())),
+    get_message(find_spec_mistake(make_sync(["user"], type="kubernetes.io/tls"))),
+    get_message(find_spec_mistake(make_sync(["user"], type="kubernetes.io/basic-auth"))),
+    get_message(find_spec_mistake(make_sync(["..a"]))),
     secret_limits.find_violation({"a b": ""}, {}) or "",
     secret_limits.find_violation({}, {"a b": ""}) or "",
     MISSING,
@@ -47,13 +47,13 @@ MESSAGES = [
 ]
 
 
-# Where the messages of a SecretSync's status are written.
+# The packages that write messages into the status of a SecretSync.
 PACKAGES = ("domain", "keyvault", "secretsync", "runtime")
 # These write metrics, log lines and documentation, and no status.
-ELSEWHERE = {"budgets.py", "collector.py", "status_reporter.py"}
+MODULES_WITHOUT_STATUS = {"budgets.py", "collector.py", "status_reporter.py"}
 
 
-def messages(source: str) -> Iterator[str]:
+def find_sentences(source: str) -> Iterator[str]:
     """Yield the sentences of a module, with a word for each value in them."""
     nodes = list(ast.walk(ast.parse(source)))
     parts = {
@@ -65,34 +65,34 @@ def messages(source: str) -> Iterator[str]:
             text = "".join(str(part.value) if isinstance(part, ast.Constant) else "-v-" for part in node.values)
         elif isinstance(node, ast.Constant) and node not in parts:
             text = node.value if isinstance(node.value, str) else ""
-        if " " in text and THEIRS.search(text):
+        if " " in text and OTHER_KINDS.search(text):
             yield text
 
 
-WRITTEN = sorted(
+SENTENCES = sorted(
     {
         text
         for package in PACKAGES
         for module in Path(controller.__file__).parent.joinpath(package).rglob("*.py")
-        if module.name not in ELSEWHERE
-        for text in messages(module.read_text())
+        if module.name not in MODULES_WITHOUT_STATUS
+        for text in find_sentences(module.read_text())
     }
 )
 
 
 def test_sentences_of_the_source_are_found() -> None:
-    assert len(WRITTEN) > 30
-    assert any("create it or correct secretProviderClassName" in text for text in WRITTEN)
-    assert any("exchange the two sourcePaths" in text for text in WRITTEN)
+    assert len(SENTENCES) > 30
+    assert any("create it or correct secretProviderClassName" in text for text in SENTENCES)
+    assert any("exchange the two sourcePaths" in text for text in SENTENCES)
 
 
-@pytest.mark.parametrize("message", WRITTEN)
+@pytest.mark.parametrize("message", SENTENCES)
 def test_no_sentence_of_the_source_names_a_field_of_another_kind(message: str) -> None:
-    assert not THEIRS.search(in_akvsync_terms(message))
+    assert not OTHER_KINDS.search(in_akvsync_terms(message))
 
 
 @pytest.mark.parametrize(
-    ("message", "meant"),
+    ("message", "expected"),
     [
         (
             "there is no SecretProviderClass shop in namespace team; create it or correct secretProviderClassName",
@@ -150,14 +150,14 @@ def test_no_sentence_of_the_source_names_a_field_of_another_kind(message: str) -
         ),
     ],
 )
-def test_sentence_says_what_the_user_of_an_akvsync_can_write(message: str, meant: str) -> None:
-    assert in_akvsync_terms(message) == meant
+def test_sentence_says_what_the_user_of_an_akvsync_can_write(message: str, expected: str) -> None:
+    assert in_akvsync_terms(message) == expected
 
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_message_names_no_field_of_another_kind(message: str) -> None:
-    assert THEIRS.search(message) or "clientID" in message
-    assert not THEIRS.search(in_akvsync_terms(message))
+    assert OTHER_KINDS.search(message) or "clientID" in message
+    assert not OTHER_KINDS.search(in_akvsync_terms(message))
 
 
 def test_failing_keys_become_a_sentence() -> None:

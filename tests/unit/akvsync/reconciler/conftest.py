@@ -1,4 +1,4 @@
-"""AKVSyncs in virtual time."""
+"""Provide the AKVSync reconciler in virtual time to the tests."""
 
 from collections.abc import Iterator
 
@@ -21,6 +21,6 @@ def settled(harness: AKVSyncHarness) -> AKVSyncHarness:
     harness.report_synced("a")
     harness.report_synced("b")
     harness.advance(5)
-    assert harness.ready() == ("True", Reason.UP_TO_DATE, "2/2 ready: every Secret has the values of the vault")
+    assert harness.get_ready() == ("True", Reason.UP_TO_DATE, "2/2 ready: every Secret has the values of the vault")
     assert harness.take_writes() == FRESH
     return harness

@@ -90,8 +90,8 @@ class AKVSyncHarness:
     ) -> VaultSnapshot:
         return self._listed("poll", queries)
 
-    def _listed(self, what: str, queries: Sequence[Query]) -> VaultSnapshot:
-        self.list_calls.append((round(self.loop.time()), what))
+    def _listed(self, call: str, queries: Sequence[Query]) -> VaultSnapshot:
+        self.list_calls.append((round(self.loop.time()), call))
         if self.vault_error:
             raise self.vault_error
         sightings = []
@@ -118,18 +118,18 @@ class AKVSyncHarness:
         plural, *rest = path.partition("/namespaces/team/")[2].split("/")
         name = rest[0] if rest else str(body["metadata"]["name"])
         await asyncio.sleep(0.001)
-        what = f"{method} {plural} {'/'.join(rest) or name}"
-        self.requests.append((self.loop.time(), what))
-        if error := self.failures.get(what):
+        request = f"{method} {plural} {'/'.join(rest) or name}"
+        self.requests.append((self.loop.time(), request))
+        if error := self.failures.get(request):
             raise error.with_traceback(None)
-        there = self.objects.get((plural, name))
-        if method == "POST" and there:
+        existing = self.objects.get((plural, name))
+        if method == "POST" and existing:
             raise errors.Conflict("exists", status=409)
         if method != "POST":
-            if not there:
+            if not existing:
                 raise errors.NotFound("gone", status=404)
             wanted = (body.get("preconditions") or body["metadata"])["resourceVersion"]
-            if wanted != there["metadata"]["resourceVersion"]:
+            if wanted != existing["metadata"]["resourceVersion"]:
                 raise errors.Conflict("it has been modified", status=409)
         if method == "DELETE":
             self.remove(plural, name)
@@ -138,16 +138,16 @@ class AKVSyncHarness:
 
     def put(self, plural: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """Create or merge, as the API server does. The watch delivers the change."""
-        there = self.objects.get((plural, name), {})
-        merged: dict[str, Any] = merge(there, json.loads(msgspec.json.encode(body)))
-        if merged == there:
-            return there
+        existing = self.objects.get((plural, name), {})
+        merged: dict[str, Any] = merge(existing, json.loads(msgspec.json.encode(body)))
+        if merged == existing:
+            return existing
         if plural == "secretsyncs":
             merged["spec"]["secretObject"].setdefault("type", "Opaque")
         self._version += 1
         meta = {"name": name, "namespace": "team", "uid": f"uid-{self._version}", "generation": 0}
         merged["metadata"] = meta | merged["metadata"] | {"resourceVersion": str(self._version)}
-        merged["metadata"]["generation"] += merged.get("spec") != there.get("spec")
+        merged["metadata"]["generation"] += merged.get("spec") != existing.get("spec")
         self.objects[plural, name] = merged
         item = msgspec.json.decode(msgspec.json.encode(merged), type=KINDS[plural])
         self.loop.call_later(self.lag, self._stores[plural].set, item)
@@ -157,7 +157,7 @@ class AKVSyncHarness:
         del self.objects[plural, name]
         self.loop.call_later(self.lag, self._stores[plural].delete, Key("team", name))
 
-    # What tests call
+    # Methods for the tests
 
     def apply(self, objects: list[dict[str, Any]], name: str = "shop") -> None:
         """Apply an AKVSync."""
@@ -172,7 +172,7 @@ class AKVSyncHarness:
 
     def report_all_synced(self) -> None:
         """Report all SecretSyncs as synced, with the objects and versions of each key."""
-        for name in self.names():
+        for name in self.list_names():
             self.report_synced(name)
 
     def report_synced(
@@ -208,14 +208,14 @@ class AKVSyncHarness:
 
     def take_writes(self) -> list[str]:
         """Return the requests except status patches, and delete the record of all requests."""
-        found = [what for _, what in self.requests if not what.endswith("/status")]
+        found = [request for _, request in self.requests if not request.endswith("/status")]
         self.requests.clear()
         return found
 
-    def names(self, plural: str = "secretsyncs") -> list[str]:
+    def list_names(self, plural: str = "secretsyncs") -> list[str]:
         return sorted(name for kind, name in self.objects if kind == plural)
 
-    def ready(self, name: str = "shop") -> tuple[str, str, str]:
+    def get_ready(self, name: str = "shop") -> tuple[str, str, str]:
         conditions = self.objects["akvsyncs", name]["status"]["conditions"]
         [found] = [item for item in conditions if item["type"] == "Ready"]
         return found["status"], found["reason"], found["message"]
@@ -242,7 +242,7 @@ def merge(old: Any, patch: Any) -> Any:
     return merged
 
 
-def parts(harness: AKVSyncHarness) -> dict[str, dict[str, Any]]:
+def read_parts(harness: AKVSyncHarness) -> dict[str, dict[str, Any]]:
     return {item["name"]: item for item in harness.objects["akvsyncs", "shop"]["status"]["parts"]}
 
 
@@ -253,9 +253,13 @@ def put_foreign_object(harness: AKVSyncHarness, plural: str, name: str, /, *, ow
         "secretProviderClassName": "x",
         "secretObject": {"data": [{"sourcePath": "x", "targetKey": "x"}]},
     }
-    listed = [{"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", **owner}] * owners if owner else []
+    owner_references = (
+        [{"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", **owner}] * owners if owner else []
+    )
     harness.put(
-        plural, name, {"metadata": {"ownerReferences": listed}, "spec": spec if plural == "secretsyncs" else {}}
+        plural,
+        name,
+        {"metadata": {"ownerReferences": owner_references}, "spec": spec if plural == "secretsyncs" else {}},
     )
 
 

@@ -1,4 +1,4 @@
-"""Mistakes, refusals, slow watches and lost leases: errors are reported, and no write is repeated."""
+"""Test mistakes, refusals, slow watches and lost leases: errors are reported, and no write is repeated."""
 
 import itertools
 import logging
@@ -13,7 +13,7 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, OwnerReference
 from controller.errors import PolicyRefused, Refused, Retry, Unreachable
 from tests.support.builders import make_sync
-from tests.unit.akvsync.reconciler.harness import FRESH, A, AKVSyncHarness, B, parts
+from tests.unit.akvsync.reconciler.harness import FRESH, A, AKVSyncHarness, B, read_parts
 
 # Mistakes and refusals
 
@@ -22,7 +22,7 @@ def test_mistake_in_the_spec_changes_and_prunes_nothing(settled: AKVSyncHarness)
     settled.apply([A, A])
     settled.advance(60)
     assert settled.take_writes() == []
-    status, reason, message = settled.ready()
+    status, reason, message = settled.get_ready()
     assert (status, reason) == ("False", Reason.INPUT_INVALID)
     assert "both make a Secret a" in message
     assert settled.events[-1] == ("shop", "Warning", Reason.INPUT_INVALID)
@@ -33,7 +33,7 @@ def test_unreadable_akvsync_reports_invalid_input(settled: AKVSyncHarness) -> No
     settled.make_unreadable()
     settled.advance(60)
     assert settled.take_writes() == []
-    assert settled.ready()[1:] == (
+    assert settled.get_ready()[1:] == (
         Reason.INPUT_INVALID,
         "this AKVSync cannot be read: Expected `array` - at `$.spec.objects`",
     )
@@ -43,14 +43,14 @@ def test_refusal_that_only_an_edit_can_fix_is_retried_after_an_edit(harness: AKV
     harness.failures["POST secretsyncs a"] = Refused("spec: Invalid value", status=422, retry=Retry.ON_EDIT)
     harness.apply([A, B])
     harness.advance(3600)
-    assert "spec: Invalid value" in harness.ready()[2]
+    assert "spec: Invalid value" in harness.get_ready()[2]
     assert [what for _, what in harness.requests].count(
         "POST secretsyncs a"
     ) <= 2  # the SecretSync of B requeues the AKVSync
     harness.failures.clear()
     harness.apply([A])
     harness.advance(60)
-    assert harness.names() == ["a"]
+    assert harness.list_names() == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -67,27 +67,27 @@ def test_refusal_of_the_api_server_is_reported_and_retried_with_backoff(
     harness.failures["POST secretsyncs a"] = error
     harness.apply([A, B])
     harness.advance(3600)
-    assert harness.ready()[1] == reason
-    assert error.message in harness.ready()[2]
+    assert harness.get_ready()[1] == reason
+    assert error.message in harness.get_ready()[2]
     times = [moment for moment, what in harness.requests if what == "POST secretsyncs a"]
     waits = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert waits[-1] > 200
     assert len(times) < 30
-    assert "b" in harness.names()
+    assert "b" in harness.list_names()
     harness.failures.clear()
     harness.advance(300)
-    assert harness.names() == ["a", "b"]
+    assert harness.list_names() == ["a", "b"]
 
 
 def test_failed_prune_is_reported_and_retried(settled: AKVSyncHarness) -> None:
     settled.failures["DELETE secretsyncs b"] = Refused("no", status=403)
     settled.apply([A])
     settled.advance(5)
-    assert settled.ready()[1:] == (Reason.SYNC_FAILED, "1/2 ready; b: no")
+    assert settled.get_ready()[1:] == (Reason.SYNC_FAILED, "1/2 ready; b: no")
     settled.failures.clear()
     settled.advance(60)
-    assert settled.names() == ["a"]
-    assert settled.ready()[0] == "True"
+    assert settled.list_names() == ["a"]
+    assert settled.get_ready()[0] == "True"
 
 
 def test_failed_prune_is_reported_besides_a_name_conflict(settled: AKVSyncHarness) -> None:
@@ -95,7 +95,7 @@ def test_failed_prune_is_reported_besides_a_name_conflict(settled: AKVSyncHarnes
     settled.put("secretproviderclasses", "shop", {"metadata": {"ownerReferences": []}})
     settled.apply([A])
     settled.advance(5)
-    assert [(name, item["reason"]) for name, item in parts(settled).items()] == [
+    assert [(name, item["reason"]) for name, item in read_parts(settled).items()] == [
         ("a", Reason.NAME_TAKEN),
         ("b", Reason.SYNC_FAILED),
     ]
@@ -120,7 +120,7 @@ def test_slow_watch_causes_no_duplicate_status_patches(settled: AKVSyncHarness) 
     settled.advance(10)  # the second SecretSync changes before the watch delivers the first status
     settled.report_synced("b", reason=Reason.PROVIDER_ERROR, message="the vault is unreachable")
     settled.advance(60)
-    assert settled.ready()[2].startswith("0/2 ready")
+    assert settled.get_ready()[2].startswith("0/2 ready")
     assert [what for _, what in settled.requests] == ["PATCH akvsyncs shop/status"] * 2
 
 
@@ -130,14 +130,14 @@ def test_status_that_could_not_be_written_is_written_later(
     settled.failures["PATCH akvsyncs shop/status"] = Unreachable("no answer")
     settled.report_synced("a", reason=Reason.PARTIAL, message="x" * 1000, keys=30)
     settled.advance(5)
-    assert settled.ready()[0] == "True"
+    assert settled.get_ready()[0] == "True"
     assert "cannot write a status: no answer" in caplog.text
     settled.failures.clear()
     with caplog.at_level(logging.WARNING):
         settled.advance(60)
-    assert settled.ready()[:2] == ("False", Reason.PARTIAL)
+    assert settled.get_ready()[:2] == ("False", Reason.PARTIAL)
     assert "team/shop: 1/2 ready; a: xxx" in caplog.text
-    part = parts(settled)["a"]
+    part = read_parts(settled)["a"]
     assert len(part["message"]) == MAX_MESSAGE
     assert len(part["versions"]) == MAX_VERSIONS
 
@@ -151,7 +151,7 @@ def test_writes_that_a_lost_lease_interrupted_follow_in_the_next_term(harness: A
     harness.regain_leadership()
     harness.advance(5)
     assert harness.take_writes() == FRESH
-    assert harness.names() == ["a", "b"]
+    assert harness.list_names() == ["a", "b"]
 
 
 def test_next_term_requests_nothing_if_all_objects_are_up_to_date(settled: AKVSyncHarness) -> None:
@@ -180,9 +180,11 @@ def test_owner_reference_in_another_namespace_adds_no_part(settled: AKVSyncHarne
     meta = settled.objects["akvsyncs", "shop"]["metadata"]
     owner = OwnerReference(api_version=AKVSync.api_version(), kind=AKVSync.kind, name="shop", uid=meta["uid"])
     for number in range(300):
-        theirs = make_sync(name=f"theirs-{number}")
-        place = ObjectMeta(name=f"theirs-{number}", namespace="elsewhere", uid=f"u{number}", owner_references=[owner])
-        settled.syncs.set(msgspec.structs.replace(theirs, metadata=place))
+        other_sync = make_sync(name=f"theirs-{number}")
+        metadata = ObjectMeta(
+            name=f"theirs-{number}", namespace="elsewhere", uid=f"u{number}", owner_references=[owner]
+        )
+        settled.syncs.set(msgspec.structs.replace(other_sync, metadata=metadata))
     before = settled.objects["akvsyncs", "shop"]["status"]
     settled.advance(60)
     assert settled.objects["akvsyncs", "shop"]["status"] == before
@@ -190,4 +192,4 @@ def test_owner_reference_in_another_namespace_adds_no_part(settled: AKVSyncHarne
     settled.advance(60)
     assert settled.take_writes() == []
     assert settled.objects["akvsyncs", "shop"]["status"]["summary"] == "2/2"
-    assert parts(settled).keys() == {item["name"] for item in before["parts"]}
+    assert read_parts(settled).keys() == {item["name"] for item in before["parts"]}

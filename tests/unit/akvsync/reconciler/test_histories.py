@@ -1,4 +1,4 @@
-"""Selections over long histories of a vault. A simple model checks the list reader, the poller and the reconciler."""
+"""Test selections over long histories of a vault. The list reader, the poller and the reconciler must match a model."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ HOUR = 3600
 PAGE = 3
 
 
-class Listed(msgspec.Struct, frozen=True):
+class CompleteList(msgspec.Struct, frozen=True):
     """A complete list, and the names whose get fails although the objects may exist."""
 
     items: tuple[ListItem, ...]
@@ -35,8 +35,8 @@ class Listed(msgspec.Struct, frozen=True):
     is_poll: bool
 
 
-class Interrupted(msgspec.Struct, frozen=True):
-    """A list that failed, or a restart."""
+class Interruption(msgspec.Struct, frozen=True):
+    """A failed list or a restart."""
 
 
 class PagedVault:
@@ -48,9 +48,9 @@ class PagedVault:
         self.clock = clock
         self.items: tuple[ListItem, ...] = ()
         self.unclear: frozenset[str] = frozenset()
-        # The pages that fail once each, in this order.
+        # Each of these pages fails once, in this order.
         self.failing: list[int] = []
-        self.history: list[Listed | Interrupted] = []
+        self.history: list[CompleteList | Interruption] = []
         self.calls = 0
         self.got: list[str] = []
 
@@ -69,10 +69,10 @@ class PagedVault:
         is_last = (number + 1) * PAGE >= len(self.items)
         if self.failing and (self.failing[0] <= number or is_last):
             self.failing.pop(0)
-            self.history.append(Interrupted())
+            self.history.append(Interruption())
             raise ProviderError("the vault is down")
         if is_last:
-            self.history.append(Listed(self.items, self.unclear, is_poll=bool(self.history)))
+            self.history.append(CompleteList(self.items, self.unclear, is_poll=bool(self.history)))
         return ObjectPage(
             list(self.items[number * PAGE : (number + 1) * PAGE]),
             "" if is_last else f"{self.url}/secrets?page={number + 1}",
@@ -87,8 +87,8 @@ class PagedVault:
         raise ObjectGone("it is gone")
 
 
-class Model:
-    """The expected Secrets of one entry with select, or keys of its Secret, by name, each with its object."""
+class SelectionModel:
+    """The expected result of one entry. `made` maps each Secret, or each key of its Secret, to its object."""
 
     def __init__(self, entry: dict[str, Any]) -> None:
         self.select = entry["select"]
@@ -100,9 +100,9 @@ class Model:
         self._polls_without: dict[str, int] = {}
         self._spelling: dict[str, str] = {}
 
-    def learn(self, event: Listed | Interrupted) -> None:
+    def learn(self, event: CompleteList | Interruption) -> None:
         """Update the expected Secrets after one list of the vault."""
-        if isinstance(event, Interrupted):
+        if isinstance(event, Interruption):
             self._polls_without = {}
             return
         enabled = {each.name.lower(): each for each in event.items if each.enabled}
@@ -161,7 +161,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-def made_by(harness: AKVSyncHarness) -> dict[str, str]:
+def read_secrets(harness: AKVSyncHarness) -> dict[str, str]:
     """Return the Secrets, or the keys of the Secret `all`, with the object of each in lower case."""
     found = {
         name: msgspec.convert(body, SecretSync)
@@ -175,7 +175,7 @@ def made_by(harness: AKVSyncHarness) -> dict[str, str]:
     return {name: next(iter(paths.values())).partition("/")[0].lower() for name, paths in pairs.items()}
 
 
-def kept_by(harness: AKVSyncHarness) -> set[str]:
+def read_kept_objects(harness: AKVSyncHarness) -> set[str]:
     source = harness.classes.get(Key("team", "shop"))
     return {name for name, found in read_class(cast("Any", source)).objects.items() if found.keep}
 
@@ -198,7 +198,7 @@ def run_selection(entry: dict[str, Any], items: tuple[ListItem, ...]) -> Iterato
 def test_history_of_a_vault_matches_the_model(
     entry: dict[str, Any], items: tuple[ListItem, ...], steps: list[dict[str, Any]]
 ) -> None:
-    model = Model(entry)
+    model = SelectionModel(entry)
     with run_selection(entry, items) as (harness, vault):
         learned = 0
         for step in [{"items": None, "unclear": frozenset(), "failing": [], "restart": False}, *steps]:
@@ -210,16 +210,16 @@ def test_history_of_a_vault_matches_the_model(
             if step["restart"]:
                 harness.regain_leadership()
                 harness.advance(1)
-                vault.history.append(Interrupted())
+                vault.history.append(Interruption())
             assert not vault.failing
-            news, learned = vault.history[learned:], len(vault.history)
-            for event in news:
+            new_events, learned = vault.history[learned:], len(vault.history)
+            for event in new_events:
                 model.learn(event)
-            assert made_by(harness) == model.made
-            assert "own" in harness.names()
-            assert kept_by(harness) == model.kept - {"own"}  # another entry reads the object of this spelling
+            assert read_secrets(harness) == model.made
+            assert "own" in harness.list_names()
+            assert read_kept_objects(harness) == model.kept - {"own"}  # another entry reads the object `own`
             # Polls read the pages of the list. They get only selected objects that may be deleted.
-            lists = sum(1 for event in news if isinstance(event, Listed))
+            lists = sum(1 for event in new_events if isinstance(event, CompleteList))
             pages = -(-len(vault.items) // PAGE) or 1
             assert vault.calls - before - (len(vault.got) - gets) <= pages * (lists + len(step["failing"]))
             assert set(vault.got[gets:]) <= (had if model.removes else set())
@@ -232,6 +232,6 @@ def test_failed_poll_restarts_the_count_of_polls_that_miss_an_object() -> None:
         harness.advance(HOUR)
         vault.failing = [0]
         harness.advance(HOUR)
-        assert harness.names() == ["a", "b", "own"]
+        assert harness.list_names() == ["a", "b", "own"]
         harness.advance(HOUR)
-        assert harness.names() == ["a", "own"]
+        assert harness.list_names() == ["a", "own"]

@@ -1,11 +1,11 @@
-"""The objects of AKVSyncs: when they are created, patched, pruned and reported, in virtual time."""
+"""Test when the objects of AKVSyncs are created, patched, pruned and reported, in virtual time."""
 
 from typing import Any
 
 import pytest
 
 from controller.api.conditions import Reason
-from tests.unit.akvsync.reconciler.harness import FRESH, A, AKVSyncHarness, B, parts, put_foreign_object
+from tests.unit.akvsync.reconciler.harness import FRESH, A, AKVSyncHarness, B, put_foreign_object, read_parts
 
 SSH = {"kubernetesSecretType": "kubernetes.io/ssh-auth"}
 
@@ -16,18 +16,18 @@ def test_objects_are_created_at_once_and_reported_as_they_are_synced(harness: AK
     harness.apply([A, B])
     harness.advance(0.1)
     assert harness.take_writes() == FRESH
-    assert harness.ready()[:2] == ("False", Reason.IN_PROGRESS)
+    assert harness.get_ready()[:2] == ("False", Reason.IN_PROGRESS)
     harness.advance(5)
     harness.report_synced("a", keys=2)
     harness.advance(1)
     assert harness.objects["akvsyncs", "shop"]["status"]["summary"] == "1/2"
-    assert [item["targetKey"] for item in parts(harness)["a"]["versions"]] == ["v0", "v1"]
+    assert [item["targetKey"] for item in read_parts(harness)["a"]["versions"]] == ["v0", "v1"]
     harness.report_synced("b", reason=Reason.PROVIDER_ERROR, message="the vault is unreachable")
     harness.advance(1)
-    assert harness.ready() == ("False", Reason.PROVIDER_ERROR, "1/2 ready; b: the vault is unreachable")
+    assert harness.get_ready() == ("False", Reason.PROVIDER_ERROR, "1/2 ready; b: the vault is unreachable")
     harness.report_synced("b")
     harness.advance(1)
-    assert harness.ready()[0] == "True"
+    assert harness.get_ready()[0] == "True"
 
 
 def test_unchanged_akvsync_causes_no_request(settled: AKVSyncHarness) -> None:
@@ -49,7 +49,7 @@ def test_edit_creates_patches_and_deletes_objects(settled: AKVSyncHarness) -> No
         "PATCH secretsyncs a",
         "POST secretsyncs c",
     ]
-    assert settled.names() == ["a", "c"]
+    assert settled.list_names() == ["a", "c"]
 
 
 def test_ready_condition_describes_the_latest_edit(settled: AKVSyncHarness) -> None:
@@ -57,12 +57,12 @@ def test_ready_condition_describes_the_latest_edit(settled: AKVSyncHarness) -> N
     settled.apply([A | {"labels": {"x": "1"}}, B])
     settled.advance(3)
     # The SecretSync was patched. Neither the watch nor its reconciler has reported that yet.
-    assert settled.ready()[2].startswith("1/2 ready; a: the SecretSync a was just written")
+    assert settled.get_ready()[2].startswith("1/2 ready; a: the SecretSync a was just written")
     settled.advance(60)
-    assert settled.ready()[2].startswith("1/2 ready; a: the SecretSync a was just written")
+    assert settled.get_ready()[2].startswith("1/2 ready; a: the SecretSync a was just written")
     settled.report_synced("a")
     settled.advance(5)
-    assert settled.ready()[0] == "True"
+    assert settled.get_ready()[0] == "True"
 
 
 def test_failed_part_is_reported_before_a_part_in_progress(harness: AKVSyncHarness) -> None:
@@ -70,7 +70,7 @@ def test_failed_part_is_reported_before_a_part_in_progress(harness: AKVSyncHarne
     harness.advance(5)
     harness.report_synced("b", reason=Reason.SPC_ERROR, message="no")
     harness.advance(5)
-    assert harness.ready()[2] == "0/2 ready; b: no (and 1 more: see status.parts)"
+    assert harness.get_ready()[2] == "0/2 ready; b: no (and 1 more: see status.parts)"
 
 
 def test_many_synced_parts_are_reported_in_one_status_patch(harness: AKVSyncHarness) -> None:
@@ -81,7 +81,7 @@ def test_many_synced_parts_are_reported_in_one_status_patch(harness: AKVSyncHarn
         harness.report_synced(f"s{number}")
         harness.advance(0.001)
     harness.advance(5)
-    assert harness.ready()[2].startswith("100/100")
+    assert harness.get_ready()[2].startswith("100/100")
     assert len(harness.requests) == 1
 
 
@@ -138,7 +138,7 @@ def test_secretsync_with_a_finalizer_is_recreated_after_its_deletion(settled: AK
     settled.put("secretsyncs", "a", {"metadata": {"deletionTimestamp": "2030-01-01T12:00:00Z"}})
     settled.advance(60)
     assert settled.take_writes() == []
-    assert settled.ready()[1:] == (
+    assert settled.get_ready()[1:] == (
         Reason.IN_PROGRESS,
         "1/2 ready; a: the SecretSync a is being deleted; the controller recreates it when it is gone; if it"
         " remains, check its finalizers",
@@ -157,11 +157,11 @@ def test_secretsync_of_another_owner_is_reported_and_others_are_created(harness:
     harness.advance(1)
     harness.apply([A, B])
     harness.advance(60)
-    assert parts(harness)["a"]["versions"] == []
+    assert read_parts(harness)["a"]["versions"] == []
     assert harness.take_writes() == ["POST secretproviderclasses shop", "POST secretsyncs b"]
     harness.report_synced("b")
     harness.advance(1)
-    status, reason, message = harness.ready()
+    status, reason, message = harness.get_ready()
     assert (status, reason) == ("False", Reason.NAME_TAKEN)
     assert message.startswith("1/2 ready; a: a SecretSync a exists that does not belong to this AKVSync")
     # The watch shows that the name is free again. No poll is needed.
@@ -176,7 +176,7 @@ def test_class_of_another_owner_prevents_all_writes(harness: AKVSyncHarness) -> 
     harness.apply([A, B])
     harness.advance(60)
     assert harness.take_writes() == []
-    assert "a SecretProviderClass shop exists that does not belong to this AKVSync" in harness.ready()[2]
+    assert "a SecretProviderClass shop exists that does not belong to this AKVSync" in harness.get_ready()[2]
     harness.remove("secretproviderclasses", "shop")
     harness.advance(1)
     assert harness.take_writes() == FRESH
@@ -200,7 +200,7 @@ def test_only_objects_that_this_akvsync_owns_are_its_own(
     harness.apply([A])
     harness.advance(60)
     assert harness.take_writes() == ["POST secretproviderclasses shop"]
-    assert harness.ready()[1] == reason
+    assert harness.get_ready()[1] == reason
 
 
 def test_objects_of_other_owners_are_not_pruned(settled: AKVSyncHarness) -> None:
@@ -214,12 +214,12 @@ def test_objects_of_other_owners_are_not_pruned(settled: AKVSyncHarness) -> None
 def test_name_of_another_akvsync_is_taken_until_that_gives_it_up(settled: AKVSyncHarness) -> None:
     settled.apply([A], name="other")
     settled.advance(5)
-    assert settled.ready("other")[1] == Reason.NAME_TAKEN
+    assert settled.get_ready("other")[1] == Reason.NAME_TAKEN
     settled.apply([B])
     settled.advance(5)
     settled.take_writes()
     assert settled.objects["secretsyncs", "a"]["metadata"]["ownerReferences"][0]["name"] == "other"
-    assert settled.ready("other")[1] == Reason.IN_PROGRESS
+    assert settled.get_ready("other")[1] == Reason.IN_PROGRESS
 
 
 # Types
@@ -229,7 +229,7 @@ def test_type_change_waits_until_the_secretsync_is_deleted(settled: AKVSyncHarne
     settled.apply([A | SSH, B])
     settled.advance(60)
     assert settled.take_writes() == []
-    assert settled.ready()[1:] == (
+    assert settled.get_ready()[1:] == (
         Reason.TYPE_CHANGE_WAITS,
         "1/2 ready; a: the Secret has type Opaque, and a Secret's type cannot change: delete the SecretSync a, which"
         " deletes"

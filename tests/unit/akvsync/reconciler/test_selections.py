@@ -1,4 +1,4 @@
-"""AKVSyncs that select objects: added, kept and removed objects, list calls and reports, in virtual time."""
+"""Test AKVSyncs that select objects: added, kept and removed objects, list calls and reports, in virtual time."""
 
 import pytest
 
@@ -14,31 +14,31 @@ from tests.support.builders import make_item
 from tests.unit.akvsync.reconciler.harness import AKVSyncHarness
 
 HOUR = 3600
-SHOP = {"select": {"namePrefix": "shop-"}, "stripPrefix": "shop-"}
-REMOVE = SHOP | {"whenGone": "Remove"}
+KEEP_SHOP = {"select": {"namePrefix": "shop-"}, "stripPrefix": "shop-"}
+REMOVE_SHOP = KEEP_SHOP | {"whenGone": "Remove"}
 LISTED = "2030-01-01T12:00:00Z"
 
 
-def is_kept(harness: AKVSyncHarness) -> dict[str, bool]:
+def read_kept_flags(harness: AKVSyncHarness) -> dict[str, bool]:
     source = harness.classes.get(Key("team", "shop"))
     return {name: found.keep for name, found in read_class(source).objects.items()}  # type: ignore[arg-type]
 
 
-def status(harness: AKVSyncHarness) -> dict[str, object]:
+def read_status(harness: AKVSyncHarness) -> dict[str, object]:
     return dict(harness.objects["akvsyncs", "shop"]["status"])
 
 
 @pytest.fixture
 def two_selected(harness: AKVSyncHarness) -> AKVSyncHarness:
-    """Provide an AKVSync that selects two_selected of three objects, both synced."""
+    """Provide an AKVSync that selects two of three objects, both synced."""
     harness.vault_items = [make_item("shop-a"), make_item("shop-b"), make_item("other")]
-    harness.apply([SHOP])
+    harness.apply([KEEP_SHOP])
     harness.advance(5)
     harness.report_all_synced()
     harness.advance(5)
-    assert harness.ready()[2] == "2/2 ready: every Secret has the values of the vault"
+    assert harness.get_ready()[2] == "2/2 ready: every Secret has the values of the vault"
     assert harness.list_calls == [(0, "select")]
-    assert harness.names() == ["a", "b"]
+    assert harness.list_names() == ["a", "b"]
     harness.requests.clear()
     return harness
 
@@ -46,7 +46,7 @@ def two_selected(harness: AKVSyncHarness) -> AKVSyncHarness:
 def test_new_object_is_added_by_the_next_poll_without_another_call(two_selected: AKVSyncHarness) -> None:
     two_selected.vault_items.append(make_item("shop-c"))
     two_selected.advance(HOUR)
-    assert two_selected.names() == ["a", "b", "c"]
+    assert two_selected.list_names() == ["a", "b", "c"]
     assert two_selected.list_calls == [(0, "select"), (HOUR, "poll")]
     assert two_selected.take_writes() == ["PATCH secretproviderclasses shop", "POST secretsyncs c"]
 
@@ -61,33 +61,35 @@ def test_polls_without_a_change_write_only_the_status(two_selected: AKVSyncHarne
 def test_object_that_leaves_the_selection_keeps_its_last_value(two_selected: AKVSyncHarness) -> None:
     two_selected.vault_items = [make_item("shop-a", enabled=False), make_item("shop-b", tags={"x": "y"})]
     two_selected.advance(5 * HOUR)
-    assert two_selected.names() == ["a", "b"]
-    assert is_kept(two_selected) == {"shop-a": True, "shop-b": False}
+    assert two_selected.list_names() == ["a", "b"]
+    assert read_kept_flags(two_selected) == {"shop-a": True, "shop-b": False}
     assert two_selected.take_writes() == ["PATCH secretproviderclasses shop"]
-    ready, reason, message = two_selected.ready()
+    ready, reason, message = two_selected.get_ready()
     assert (ready, reason) == ("True", Reason.UP_TO_DATE)
     assert message == "2/2 ready: 1 keep values of objects that are no longer selected (see status.parts)"
     two_selected.vault_items = [make_item("shop-a"), make_item("shop-b")]
     two_selected.advance(HOUR)
-    assert is_kept(two_selected) == {"shop-a": False, "shop-b": False}
+    assert read_kept_flags(two_selected) == {"shop-a": False, "shop-b": False}
 
 
 @pytest.mark.parametrize("name", ["Keep", "Remove"])
 def test_missing_object_is_removed_only_by_remove_and_after_two_polls(two_selected: AKVSyncHarness, name: str) -> None:
-    two_selected.apply([SHOP | {"whenGone": name}])
+    two_selected.apply([KEEP_SHOP | {"whenGone": name}])
     two_selected.advance(5)
     two_selected.vault_items = [make_item("shop-a")]
     two_selected.advance(HOUR)
-    assert two_selected.names() == ["a", "b"]
+    assert two_selected.list_names() == ["a", "b"]
     two_selected.advance(HOUR)
-    assert two_selected.names() == (["a"] if name == "Remove" else ["a", "b"])
+    assert two_selected.list_names() == (["a"] if name == "Remove" else ["a", "b"])
     two_selected.advance(HOUR)
-    assert is_kept(two_selected) == ({"shop-a": False} if name == "Remove" else {"shop-a": False, "shop-b": True})
+    assert read_kept_flags(two_selected) == (
+        {"shop-a": False} if name == "Remove" else {"shop-a": False, "shop-b": True}
+    )
 
 
 @pytest.mark.parametrize("between", ["object returns", "list fails", "get does not confirm", "restart"])
 def test_interruption_between_two_polls_keeps_the_object(two_selected: AKVSyncHarness, between: str) -> None:
-    two_selected.apply([REMOVE])
+    two_selected.apply([REMOVE_SHOP])
     two_selected.advance(5)
     two_selected.vault_items = [make_item("shop-a")]
     two_selected.advance(HOUR)
@@ -102,7 +104,7 @@ def test_interruption_between_two_polls_keeps_the_object(two_selected: AKVSyncHa
     two_selected.advance(HOUR - 10 if between == "list fails" else HOUR)
     two_selected.vault_items, two_selected.vault_error, two_selected.confirmed_gone = [make_item("shop-a")], None, None
     two_selected.advance(20)
-    assert two_selected.names() == ["a", "b"]
+    assert two_selected.list_names() == ["a", "b"]
 
 
 def test_object_that_lost_its_tag_is_not_removed(harness: AKVSyncHarness) -> None:
@@ -111,8 +113,8 @@ def test_object_that_lost_its_tag_is_not_removed(harness: AKVSyncHarness) -> Non
     harness.advance(5)
     harness.vault_items = [make_item("a", tags={"app": "other"})]
     harness.advance(5 * HOUR)
-    assert harness.names() == ["a"]
-    assert is_kept(harness) == {"a": True}
+    assert harness.list_names() == ["a"]
+    assert read_kept_flags(harness) == {"a": True}
 
 
 def test_tag_that_is_removed_and_added_only_patches_the_class(harness: AKVSyncHarness) -> None:
@@ -126,10 +128,12 @@ def test_tag_that_is_removed_and_added_only_patches_the_class(harness: AKVSyncHa
         harness.vault_items[0] = make_item("a", tags={"app": "shop"} if number % 2 else {})
         harness.advance(HOUR)
     assert set(harness.take_writes()) == {"PATCH secretproviderclasses shop"}
-    assert harness.names() == ["a", "b"]
+    assert harness.list_names() == ["a", "b"]
 
 
-@pytest.mark.parametrize("objects", [[SHOP], [SHOP | {"kubernetesSecretName": "all"}], [SHOP, {"secretInAKV": "x"}]])
+@pytest.mark.parametrize(
+    "objects", [[KEEP_SHOP], [KEEP_SHOP | {"kubernetesSecretName": "all"}], [KEEP_SHOP, {"secretInAKV": "x"}]]
+)
 def test_restart_lists_and_writes_nothing_and_keeps_the_poll_time(
     harness: AKVSyncHarness, objects: list[dict[str, object]]
 ) -> None:
@@ -140,7 +144,7 @@ def test_restart_lists_and_writes_nothing_and_keeps_the_poll_time(
     harness.advance(HOUR)
     harness.report_all_synced()
     harness.advance(5)
-    before = (harness.names(), is_kept(harness), status(harness))
+    before = (harness.list_names(), read_kept_flags(harness), read_status(harness))
     harness.requests.clear()
     lists = len(harness.list_calls)
     harness.advance(HOUR / 2)
@@ -148,10 +152,10 @@ def test_restart_lists_and_writes_nothing_and_keeps_the_poll_time(
     harness.advance(60)
     assert len(harness.list_calls) == lists
     assert harness.take_writes() == []
-    assert (harness.names(), is_kept(harness), status(harness)) == before
+    assert (harness.list_names(), read_kept_flags(harness), read_status(harness)) == before
     harness.advance(HOUR / 2)
     assert len(harness.list_calls) == lists + 1
-    assert harness.names() == before[0]
+    assert harness.list_names() == before[0]
 
 
 def test_edits_of_the_selection_list_at_once_at_a_limited_rate(two_selected: AKVSyncHarness) -> None:
@@ -160,7 +164,7 @@ def test_edits_of_the_selection_list_at_once_at_a_limited_rate(two_selected: AKV
         two_selected.advance(0.5)
     two_selected.advance(60)
     assert 1 <= len(two_selected.list_calls) - 1 <= 2 + 20 * 0.5 / EDIT_INTERVAL
-    assert two_selected.names() == ["shop-a", "shop-b"]
+    assert two_selected.list_names() == ["shop-a", "shop-b"]
     # Another edit of the AKVSync needs no list.
     lists = len(two_selected.list_calls)
     two_selected.apply([{"select": {"namePattern": f"shop-?{'*' * 19}"}, "labels": {"x": "y"}}])
@@ -172,9 +176,9 @@ def test_forbidden_list_is_reported_and_changes_no_selected_object(two_selected:
     two_selected.vault_error = AccessDenied("identity client may not read the list")
     two_selected.apply([{"select": {"namePrefix": "x"}}, {"secretInAKV": "explicit"}])
     two_selected.advance(HOUR)
-    assert two_selected.names() == ["a", "b", "explicit"]
-    assert is_kept(two_selected) == {"explicit": False, "shop-a": False, "shop-b": False}
-    ready, reason, message = two_selected.ready()
+    assert two_selected.list_names() == ["a", "b", "explicit"]
+    assert read_kept_flags(two_selected) == {"explicit": False, "shop-a": False, "shop-b": False}
+    ready, reason, message = two_selected.get_ready()
     assert (ready, reason) == ("False", Reason.PROVIDER_ERROR)
     assert message == (
         "3/3 ready; select: identity client may not read the list; until then the selected Secrets do not change"
@@ -188,19 +192,19 @@ def test_forbidden_list_is_reported_and_changes_no_selected_object(two_selected:
     two_selected.vault_error = None
     two_selected.vault_items = [make_item("x1")]
     two_selected.advance(300)
-    assert two_selected.names() == ["explicit", "x1"]
+    assert two_selected.list_names() == ["explicit", "x1"]
 
 
 def test_failed_polls_change_nothing(two_selected: AKVSyncHarness) -> None:
     two_selected.vault_error = ProviderError("the vault is down")
     two_selected.advance(6 * HOUR)
-    assert two_selected.names() == ["a", "b"]
+    assert two_selected.list_names() == ["a", "b"]
     assert two_selected.take_writes() == []
-    assert "the vault is down" in two_selected.ready()[2]
+    assert "the vault is down" in two_selected.get_ready()[2]
     two_selected.vault_error = None
     two_selected.vault_items = [make_item("shop-a"), make_item("shop-b"), make_item("shop-c")]
     two_selected.advance(HOUR)
-    assert two_selected.names() == ["a", "b", "c"]
+    assert two_selected.list_names() == ["a", "b", "c"]
 
 
 def test_unexpected_error_of_a_list_is_reported_without_its_text(
@@ -214,10 +218,10 @@ def test_unexpected_error_of_a_list_is_reported_without_its_text(
     harness.vault_items = [make_item("shop-a")]
     with monkeypatch.context() as patch:
         patch.setattr(harness, "select", fail)
-        harness.apply([SHOP])
+        harness.apply([KEEP_SHOP])
         harness.advance(5)
-    assert harness.names() == []
-    ready, reason, message = harness.ready()
+    assert harness.list_names() == []
+    ready, reason, message = harness.get_ready()
     assert (ready, reason) == ("False", Reason.PROVIDER_ERROR)
     assert "unexpected ZeroDivisionError: the controller's log has the traceback; the controller retries" in message
     records = [each for each in caplog.records if each.name == selections.__name__]
@@ -225,26 +229,26 @@ def test_unexpected_error_of_a_list_is_reported_without_its_text(
     assert all("test_selections.py" in each.__dict__["fields"]["at"] for each in records)
     assert "a value" not in message + "".join(str(each.__dict__) for each in caplog.records)
     harness.advance(300)
-    assert harness.names() == ["a"]
+    assert harness.list_names() == ["a"]
 
 
 def test_each_object_without_a_secret_is_reported(harness: AKVSyncHarness) -> None:
     harness.vault_items = [make_item("shop-a"), make_item("shop-"), make_item("shop--x")]
-    harness.apply([SHOP])
+    harness.apply([KEEP_SHOP])
     harness.advance(5)
     harness.report_all_synced()
     harness.advance(5)
-    assert harness.names() == ["a"]
-    assert harness.ready()[:2] == ("False", Reason.SKIPPED)
-    assert harness.ready()[2].startswith("1/1 ready; shop- has no Secret: nothing remains of its name")
-    assert [each["name"] for each in status(harness)["skipped"]] == ["shop-", "shop--x"]  # type: ignore[attr-defined]
+    assert harness.list_names() == ["a"]
+    assert harness.get_ready()[:2] == ("False", Reason.SKIPPED)
+    assert harness.get_ready()[2].startswith("1/1 ready; shop- has no Secret: nothing remains of its name")
+    assert [each["name"] for each in read_status(harness)["skipped"]] == ["shop-", "shop--x"]  # type: ignore[attr-defined]
 
 
 def test_akvsync_without_a_selection_and_deleted_one_are_not_polled(two_selected: AKVSyncHarness) -> None:
     two_selected.apply([{"secretInAKV": "x"}])
     two_selected.advance(5)
-    assert two_selected.names() == ["x"]
-    two_selected.apply([SHOP], name="second")
+    assert two_selected.list_names() == ["x"]
+    two_selected.apply([KEEP_SHOP], name="second")
     two_selected.advance(5)
     two_selected.remove("akvsyncs", "second")
     two_selected.advance(5)
@@ -260,7 +264,7 @@ def test_deleted_secretsync_is_recreated_only_while_it_is_selected(two_selected:
     for name in ("a", "b"):
         two_selected.remove("secretsyncs", name)
     two_selected.advance(HOUR)
-    assert two_selected.names() == ["a"]
+    assert two_selected.list_names() == ["a"]
 
 
 def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not(harness: AKVSyncHarness) -> None:
@@ -269,11 +273,11 @@ def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not(harness:
     harness.poller.compared.spend("other", 1)
     assert harness.poller.compared.wait("other") == 0
     harness.vault_items = [make_item("shop-a")]
-    harness.apply([SHOP])
+    harness.apply([KEEP_SHOP])
     harness.advance(3)
     assert harness.list_calls == []
-    assert "has spent its budget" in harness.ready()[2]
+    assert "has spent its budget" in harness.get_ready()[2]
     harness.advance(60)
-    assert harness.names() == ["a"]
+    assert harness.list_names() == ["a"]
     # Comparisons count, and so do lists without a match.
     assert harness.poller.compared.wait("team", spent) > 0
