@@ -1,4 +1,4 @@
-"""Parsing of PEM and PFX: the leaf, the order of its issuers, complete chains, and damaged input."""
+"""Test the parser of PEM and PFX: the leaf, the order of its issuers, complete chains, and damaged input."""
 
 import base64
 import contextlib
@@ -30,16 +30,16 @@ from tests.support.certificates import (
 from tests.support.messages import NEITHER_PEM_NOR_PFX
 
 OPENSSL = Path(__file__).parent / "openssl"
-WHAT = "secret web in Key Vault shop"
+SUBJECT = "secret web in Key Vault shop"
 ROOT = issue_certificate("root", ca=True)
 MIDDLE = issue_certificate("middle", ROOT, ca=True)
 ISSUING = issue_certificate("issuing", MIDDLE, ca=True)
 LEAF = issue_certificate("web", ISSUING)
-STRANGER = issue_certificate("stranger", issue_certificate("elsewhere", ca=True))
+UNRELATED = issue_certificate("stranger", issue_certificate("elsewhere", ca=True))
 RSA_LEAF = issue_certificate("rsa", ISSUING, key=generate_key("RSA"))
-# Another CA with the same name.
-NAMESAKE = issue_certificate("issuing", ROOT, ca=True)
-BARE_NAMESAKE = issue_certificate("issuing", ROOT, ca=True, identifiers=False)
+# Other CAs with the same name. The BARE certificates have no key identifiers.
+SAME_NAME_CA = issue_certificate("issuing", ROOT, ca=True)
+BARE_SAME_NAME_CA = issue_certificate("issuing", ROOT, ca=True, identifiers=False)
 BARE_LEAF = issue_certificate("web", ISSUING, key=LEAF.key, identifiers=False)
 # Later certificates with the same names and keys.
 RENEWED_CA = issue_certificate("issuing", MIDDLE, ca=True, key=ISSUING.key, days=60)
@@ -50,18 +50,18 @@ SELF_SIGNED = issue_certificate("web", key=LEAF.key, start=NOON + timedelta(days
 NAMES = {item.certificate: name for name, item in list(globals().items()) if isinstance(item, IssuedCertificate)}
 
 
-def pem_of(items: Sequence[IssuedCertificate]) -> str:
+def join_pem(items: Sequence[IssuedCertificate]) -> str:
     return "".join(item.pem for item in items)
 
 
-def read(text: str | bytes) -> CertificateBundle:
-    return parse_bundle(text.encode() if isinstance(text, str) else text, WHAT)
+def parse_text(text: str | bytes) -> CertificateBundle:
+    return parse_bundle(text.encode() if isinstance(text, str) else text, SUBJECT)
 
 
-def read_error(text: str | bytes) -> str:
+def get_parse_error(text: str | bytes) -> str:
     with pytest.raises(ObjectError) as caught:
-        read(text)
-    assert caught.value.message.startswith(WHAT)
+        parse_text(text)
+    assert caught.value.message.startswith(SUBJECT)
     return caught.value.message
 
 
@@ -71,10 +71,12 @@ CHAINS = [
     pytest.param([LEAF, ISSUING, MIDDLE, ROOT], ["LEAF", "ISSUING", "MIDDLE", "ROOT"], True, id="whole chain"),
     pytest.param([LEAF, MIDDLE, ROOT], ["LEAF"], False, id="first CA missing"),
     pytest.param([LEAF, ISSUING, ROOT], ["LEAF", "ISSUING"], False, id="second CA missing"),
-    pytest.param([LEAF, STRANGER, ISSUING], ["LEAF", "ISSUING"], True, id="unrelated certificate"),
-    pytest.param([LEAF, NAMESAKE, ISSUING], ["LEAF", "ISSUING"], True, id="CA with the same name"),
-    pytest.param([BARE_LEAF, BARE_NAMESAKE, ISSUING], ["BARE_LEAF", "ISSUING"], True, id="only the signature differs"),
-    pytest.param([LEAF, NAMESAKE], ["LEAF"], False, id="only a CA with the same name"),
+    pytest.param([LEAF, UNRELATED, ISSUING], ["LEAF", "ISSUING"], True, id="unrelated certificate"),
+    pytest.param([LEAF, SAME_NAME_CA, ISSUING], ["LEAF", "ISSUING"], True, id="CA with the same name"),
+    pytest.param(
+        [BARE_LEAF, BARE_SAME_NAME_CA, ISSUING], ["BARE_LEAF", "ISSUING"], True, id="only the signature differs"
+    ),
+    pytest.param([LEAF, SAME_NAME_CA], ["LEAF"], False, id="only a CA with the same name"),
     pytest.param([LEAF, ISSUING, RENEWED_CA], ["LEAF", "RENEWED_CA"], True, id="renewed CA"),
     pytest.param([RENEWED_LEAF, LEAF, ISSUING], ["RENEWED_LEAF", "ISSUING"], True, id="renewed leaf"),
     pytest.param([LEAF, SELF_SIGNED, ISSUING], ["LEAF", "ISSUING"], True, id="self-signed certificate of the same key"),
@@ -91,15 +93,15 @@ def test_bundle_has_leaf_then_issuers_then_other_certificates(
     for mixed in itertools.permutations(items):
         if form.startswith("pfx"):  # without a key id, the PFX does not say which certificate belongs to the key
             text = encode_pfx(LEAF.key, mixed, key_id=False).encode()
-            bundle = read(base64.b64decode(text) if form.endswith("DER") else text)
+            bundle = parse_text(base64.b64decode(text) if form.endswith("DER") else text)
         else:
-            parts = [LEAF.key_pem, pem_of(mixed)]
-            bundle = read("".join(parts if form == "key first" else reversed(parts)))
-            assert bundle.in_order == (bundle.all_certificates().decode() == pem_of(mixed))
+            parts = [LEAF.key_pem, join_pem(mixed)]
+            bundle = parse_text("".join(parts if form == "key first" else reversed(parts)))
+            assert bundle.in_order == (bundle.all_certificates().decode() == join_pem(mixed))
         found = [NAMES[item] for item in bundle.chain]
         rest = [item for item in mixed if NAMES[item.certificate] not in chain]
         assert (found, bundle.complete) == (chain, complete)
-        assert bundle.all_certificates().decode() == pem_of([globals()[name] for name in chain] + rest)
+        assert bundle.all_certificates().decode() == join_pem([globals()[name] for name in chain] + rest)
         assert bundle.key.decode() == LEAF.key_pem
 
 
@@ -109,7 +111,7 @@ def test_bundle_has_leaf_then_issuers_then_other_certificates(
         ([LEAF, ISSUING, ROOT], ["LEAF", "ISSUING"], False),
         ([ROOT, ISSUING, MIDDLE, LEAF], ["LEAF", "ISSUING", "MIDDLE", "ROOT"], True),
         ([ROOT], ["ROOT"], True),
-        ([ROOT, STRANGER], ["ROOT"], True),
+        ([ROOT, UNRELATED], ["ROOT"], True),
         ([LEAF], ["LEAF"], False),
         ([ISSUING], ["ISSUING"], True),
         ([ISSUING, ROOT], ["ISSUING"], False),
@@ -118,20 +120,20 @@ def test_bundle_has_leaf_then_issuers_then_other_certificates(
 def test_certificates_without_a_private_key_form_a_chain(
     items: list[IssuedCertificate], chain: list[str], complete: bool
 ) -> None:
-    for text in (pem_of(items), encode_pfx(None, items, key_id=False)):
-        bundle = read(text)
+    for text in (join_pem(items), encode_pfx(None, items, key_id=False)):
+        bundle = parse_text(text)
         assert ([NAMES[item] for item in bundle.chain], bundle.complete) == (chain, complete)
         assert (bundle.key, bundle.key_problem) == (b"", "")
 
 
 def test_private_key_without_certificates_is_a_complete_bundle() -> None:
-    bundle = read(LEAF.key_pem)
+    bundle = parse_text(LEAF.key_pem)
     assert (bundle.key.decode(), bundle.all_certificates(), bundle.complete) == (LEAF.key_pem, b"", True)
 
 
 def test_duplicate_certificate_is_kept_once() -> None:
-    bundle = read(LEAF.key_pem + pem_of([LEAF, ISSUING, LEAF]))
-    assert bundle.all_certificates().decode() == pem_of([LEAF, ISSUING])
+    bundle = parse_text(LEAF.key_pem + join_pem([LEAF, ISSUING, LEAF]))
+    assert bundle.all_certificates().decode() == join_pem([LEAF, ISSUING])
     assert not bundle.in_order
 
 
@@ -139,18 +141,18 @@ def test_duplicate_certificate_is_kept_once() -> None:
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_tls_key_is_pkcs1_or_sec1_and_other_keys_are_unchanged(leaf: IssuedCertificate, form: PrivateFormat) -> None:
     text = encode_private_key(leaf.key, form)
-    bundle = read(pem_of([ISSUING, leaf]) + "a comment\n" + text)
+    bundle = parse_text(join_pem([ISSUING, leaf]) + "a comment\n" + text)
     assert bundle.key.decode() == text
-    assert bundle.tls_key(WHAT).decode() == encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL)
-    opened = read(encode_pfx(leaf.key, [leaf, ISSUING]))
+    assert bundle.tls_key(SUBJECT).decode() == encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL)
+    opened = parse_text(encode_pfx(leaf.key, [leaf, ISSUING]))
     assert opened.key.decode() == leaf.key_pem
-    assert opened.tls_key(WHAT) == bundle.tls_key(WHAT)
-    assert opened.all_certificates().decode() == pem_of([leaf, ISSUING])
+    assert opened.tls_key(SUBJECT) == bundle.tls_key(SUBJECT)
+    assert opened.all_certificates().decode() == join_pem([leaf, ISSUING])
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 @pytest.mark.parametrize(
-    "spoil",
+    "change_layout",
     [
         str,
         lambda text: text.replace("\n", "\r\n"),
@@ -160,83 +162,83 @@ def test_tls_key_is_pkcs1_or_sec1_and_other_keys_are_unchanged(leaf: IssuedCerti
     ids=["unchanged", "Windows line ends", "spaces in a line", "text around it"],
 )
 def test_private_key_is_a_block_of_its_own_form_with_unix_line_ends(
-    form: PrivateFormat, spoil: Callable[[str], str]
+    form: PrivateFormat, change_layout: Callable[[str], str]
 ) -> None:
     text = encode_private_key(RSA_LEAF.key, form)
-    assert read(spoil(text)).private_key().decode() == text
+    assert parse_text(change_layout(text)).private_key().decode() == text
 
 
 @pytest.mark.parametrize("header", ["Comment: AAAA\n\n", "A: B\nC: DDDD\n\n", "A: B\r\n\r\n"])
 def test_private_key_with_headers_is_read_and_unchanged(header: str) -> None:
     first, _, rest = RSA_LEAF.key_pem.partition("\n")
-    bundle = read(f"{first}\n{header}{rest}")
+    bundle = parse_text(f"{first}\n{header}{rest}")
     assert bundle.private_key().decode() == f"{first}\n{header}{rest}"
-    assert bundle.tls_key(WHAT).decode() == encode_private_key(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL)
+    assert bundle.tls_key(SUBJECT).decode() == encode_private_key(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL)
 
 
 def test_rsa_key_whose_numbers_do_not_fit_is_read() -> None:
-    """The workload that uses the key checks its numbers."""
+    """Check that the controller leaves the check of the numbers to the workload that uses the key."""
     numbers = cast("rsa.RSAPrivateKey", RSA_LEAF.key).private_numbers()
     wrong = rsa.RSAPrivateNumbers(
         numbers.p, numbers.q, numbers.d + 2, numbers.dmp1, numbers.dmq1, numbers.iqmp, numbers.public_numbers
     ).private_key(unsafe_skip_rsa_key_validation=True)
-    assert read(encode_private_key(wrong)).key.decode() == encode_private_key(wrong)
+    assert parse_text(encode_private_key(wrong)).key.decode() == encode_private_key(wrong)
 
 
 def test_unreadable_key_of_a_tls_secret_is_reported() -> None:
-    bundle = msgspec.structs.replace(read(LEAF.key_pem), key=b"-----BEGIN PRIVATE KEY-----\n")
+    bundle = msgspec.structs.replace(parse_text(LEAF.key_pem), key=b"-----BEGIN PRIVATE KEY-----\n")
     with pytest.raises(ObjectError) as caught:
-        bundle.tls_key(WHAT)
-    assert caught.value.message == f"{WHAT}: its private key cannot be read; import it into the vault again"
+        bundle.tls_key(SUBJECT)
+    assert caught.value.message == f"{SUBJECT}: its private key cannot be read; import it into the vault again"
 
 
 @pytest.mark.parametrize(
     ("text", "chain"),
     [
-        (pem_of([LEAF, ISSUING]), [ISSUING]),
-        (pem_of([LEAF, ISSUING, MIDDLE, ROOT]), [ISSUING, MIDDLE, ROOT]),
+        (join_pem([LEAF, ISSUING]), [ISSUING]),
+        (join_pem([LEAF, ISSUING, MIDDLE, ROOT]), [ISSUING, MIDDLE, ROOT]),
         (LEAF.key_pem, "holds no certificate; import one there, or correct the sourcePath"),
         (
-            pem_of([ROOT]),
+            join_pem([ROOT]),
             "has no chain for ca.crt: its certificate is self-signed and has no issuer; use tls.crt as the CA's"
             " certificate, or import the certificate again with its whole chain",
         ),
         (
-            LEAF.key_pem + pem_of([LEAF, ROOT, MIDDLE]),
+            LEAF.key_pem + join_pem([LEAF, ROOT, MIDDLE]),
             "has no chain for ca.crt: none of its other 2 certificate(s) issued its leaf; import the certificate again"
             " with its whole chain",
         ),
         (
-            pem_of([LEAF]),
+            join_pem([LEAF]),
             "has no chain for ca.crt: it holds the leaf alone, without the certificate of its issuer; import the"
             " certificate again with its whole chain",
         ),
     ],
 )
 def test_chain_of_issuers_is_returned_or_its_absence_explained(text: str, chain: list[IssuedCertificate] | str) -> None:
-    bundle = read(text)
+    bundle = parse_text(text)
     if not isinstance(chain, str):
-        assert bundle.issuer_chain(WHAT).decode() == pem_of(chain)
+        assert bundle.issuer_chain(SUBJECT).decode() == join_pem(chain)
         return
     with pytest.raises(ObjectError) as caught:
-        bundle.issuer_chain(WHAT)
-    assert caught.value.message == f"{WHAT} {chain}"
+        bundle.issuer_chain(SUBJECT)
+    assert caught.value.message == f"{SUBJECT} {chain}"
 
 
 def test_certificate_with_the_older_label_is_read() -> None:
     older = LEAF.pem.replace("CERTIFICATE", "X509 CERTIFICATE")
-    assert read(older).all_certificates().decode() == LEAF.pem
+    assert parse_text(older).all_certificates().decode() == LEAF.pem
 
 
 @pytest.mark.parametrize("key", [LEAF.key, None], ids=["key", "no key"])
 def test_opened_pfx_is_key_and_certificates_in_pem(key: ec.EllipticCurvePrivateKey | None) -> None:
     opened = pfx_to_pem(base64.b64decode(encode_pfx(key, [LEAF, ISSUING], key_id=bool(key))))
-    assert opened.decode() == (LEAF.key_pem if key else "") + pem_of([LEAF, ISSUING])
+    assert opened.decode() == (LEAF.key_pem if key else "") + join_pem([LEAF, ISSUING])
 
 
 def test_pfx_in_several_lines_is_read() -> None:
     text = base64.encodebytes(base64.b64decode(encode_pfx(LEAF.key, [LEAF])))
-    assert read(text).all_certificates().decode() == LEAF.pem
+    assert parse_text(text).all_certificates().decode() == LEAF.pem
 
 
 @pytest.mark.parametrize(
@@ -262,18 +264,18 @@ def test_pfx_that_is_not_opened_is_reported_with_its_cause(
         raise error
 
     with pytest.raises(ObjectError) as caught:
-        parse_bundle(encode_pfx(LEAF.key, [LEAF]).encode(), WHAT, open_pfx, "renew it in the vault")
-    assert (type(caught.value), caught.value.message) == (kind, f"{WHAT}: {fault}")
+        parse_bundle(encode_pfx(LEAF.key, [LEAF]).encode(), SUBJECT, open_pfx, "renew it in the vault")
+    assert (type(caught.value), caught.value.message) == (kind, f"{SUBJECT}: {fault}")
 
 
 def test_ed25519_key_of_a_tls_secret_is_pkcs8() -> None:
     text = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    assert read(text).tls_key(WHAT) == text
+    assert parse_text(text).tls_key(SUBJECT) == text
 
 
 def test_files_of_openssl_are_read() -> None:
-    files = [parse_bundle((OPENSSL / name).read_bytes(), WHAT) for name in ("aes.pfx", "rc2.pfx", "bag.pem")]
-    assert len({item.all_certificates() for item in files}) == len({item.tls_key(WHAT) for item in files}) == 1
+    files = [parse_bundle((OPENSSL / name).read_bytes(), SUBJECT) for name in ("aes.pfx", "rc2.pfx", "bag.pem")]
+    assert len({item.all_certificates() for item in files}) == len({item.tls_key(SUBJECT) for item in files}) == 1
     assert all(len(item.chain) == 1 and item.complete for item in files)
 
 
@@ -318,7 +320,7 @@ PASSWORD = "swordfish"
             id="encrypted in the old form",
         ),
         pytest.param(
-            pem_of([ISSUING]) + LEAF.key_pem, ["none of its certificates belongs to its private key"], id="no leaf"
+            join_pem([ISSUING]) + LEAF.key_pem, ["none of its certificates belongs to its private key"], id="no leaf"
         ),
         pytest.param(
             encode_pfx(LEAF.key, [LEAF], PASSWORD), ["PFX has a password", "import it"], id="PFX with a password"
@@ -331,7 +333,7 @@ PASSWORD = "swordfish"
     ],
 )
 def test_unreadable_input_is_reported_with_its_cause(text: str | bytes, words: list[str]) -> None:
-    message = read_error(text)
+    message = get_parse_error(text)
     for word in words:
         assert word in message
     assert PASSWORD not in message
@@ -347,8 +349,8 @@ def test_unreadable_input_is_reported_with_its_cause(text: str | bytes, words: l
     ids=["encrypted", "encrypted in the old form", "invalid"],
 )
 def test_unusable_key_does_not_prevent_reading_the_certificates(key: str, problem: str) -> None:
-    bundle = read(key + pem_of([ISSUING, LEAF]))
-    assert bundle.all_certificates().decode() == pem_of([LEAF, ISSUING])
+    bundle = parse_text(key + join_pem([ISSUING, LEAF]))
+    assert bundle.all_certificates().decode() == join_pem([LEAF, ISSUING])
     assert bundle.key == b""
     assert problem in bundle.key_problem
     assert PASSWORD not in bundle.key_problem
@@ -359,73 +361,73 @@ def test_unusable_key_does_not_prevent_reading_the_certificates(key: str, proble
 )
 def test_key_that_fits_a_certificate_is_used_of_several(others: list[str]) -> None:
     for keys in itertools.permutations([LEAF.key_pem, *others]):
-        bundle = read("".join(keys) + pem_of([ISSUING, LEAF]))
+        bundle = parse_text("".join(keys) + join_pem([ISSUING, LEAF]))
         assert (bundle.key.decode(), bundle.key_problem) == (LEAF.key_pem, "")
         assert [NAMES[item] for item in bundle.chain] == ["LEAF", "ISSUING"]
 
 
 def test_other_blocks_survive_reordering() -> None:
     others = [f"-----BEGIN {label}-----\naGVsbG8=\n-----END {label}-----\n" for label in ("X509 CRL", "DH PARAMETERS")]
-    bundle = read(others[0] + pem_of([ISSUING, LEAF]) + others[1] + LEAF.key_pem)
+    bundle = parse_text(others[0] + join_pem([ISSUING, LEAF]) + others[1] + LEAF.key_pem)
     assert not bundle.in_order
-    assert bundle.reordered_pem().decode() == LEAF.key_pem + pem_of([LEAF, ISSUING]) + "".join(others)
+    assert bundle.reordered_pem().decode() == LEAF.key_pem + join_pem([LEAF, ISSUING]) + "".join(others)
 
 
-def relabel(key: bytes) -> bytes:
+def relabel_as_rsa(key: bytes) -> bytes:
     return key.replace(b"PRIVATE KEY", b"RSA PRIVATE KEY")
 
 
 @pytest.mark.parametrize("form", ["pss.pem", "pss.pfx"])
 def test_rsa_pss_key_of_a_tls_secret_loads_in_a_tls_server(form: str, tmp_path: Path) -> None:
     """OpenSSL refuses a certificate for RSASSA-PSS with a key for plain RSA. PKCS#1 is always plain RSA."""
-    bundle = parse_bundle((OPENSSL / form).read_bytes(), WHAT)
+    bundle = parse_bundle((OPENSSL / form).read_bytes(), SUBJECT)
     certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
     certificate.write_bytes(bundle.all_certificates())
-    key.write_bytes(bundle.tls_key(WHAT))
+    key.write_bytes(bundle.tls_key(SUBJECT))
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     assert key.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_plain_rsa_key_next_to_a_pss_certificate_becomes_pss(form: PrivateFormat, tmp_path: Path) -> None:
-    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT)
+    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), SUBJECT)
     plain = serialization.load_pem_private_key(bundle.key, None).private_bytes(Encoding.PEM, form, NoEncryption())
-    again = parse_bundle(plain + bundle.all_certificates(), WHAT)
+    again = parse_bundle(plain + bundle.all_certificates(), SUBJECT)
     certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
     certificate.write_bytes(again.all_certificates())
-    key.write_bytes(again.tls_key(WHAT))
+    key.write_bytes(again.tls_key(SUBJECT))
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     assert key.read_bytes() != plain
     assert key.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
 def test_pss_key_without_a_certificate_is_unchanged() -> None:
-    key = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT).key
+    key = parse_bundle((OPENSSL / "pss.pem").read_bytes(), SUBJECT).key
     for text in (key, key.rstrip().replace(b"\n", b" \r\n") + b"\n"):
-        assert read(text).tls_key(WHAT) == text
+        assert parse_text(text).tls_key(SUBJECT) == text
 
 
 def test_pss_key_with_another_label_is_pkcs8() -> None:
-    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT)
-    relabelled = read(relabel(bundle.key) + bundle.all_certificates())
-    assert relabelled.tls_key(WHAT).startswith(b"-----BEGIN PRIVATE KEY-----")
+    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), SUBJECT)
+    relabelled = parse_text(relabel_as_rsa(bundle.key) + bundle.all_certificates())
+    assert relabelled.tls_key(SUBJECT).startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
 def test_key_of_a_leaf_decides_its_form_and_not_the_key_of_the_ca() -> None:
-    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT)
+    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), SUBJECT)
     key = cast("rsa.RSAPrivateKey", serialization.load_pem_private_key(bundle.key, None))
     leaf = issue_certificate("web", IssuedCertificate(bundle.chain[0], key), key=RSA_LEAF.key)
-    whole = read(leaf.key_pem.encode() + leaf.pem.encode() + bundle.all_certificates())
+    whole = parse_text(leaf.key_pem.encode() + leaf.pem.encode() + bundle.all_certificates())
     assert len(whole.chain) == 2
-    assert whole.tls_key(WHAT).decode() == encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL)
+    assert whole.tls_key(SUBJECT).decode() == encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL)
 
 
 def test_repr_of_a_bundle_shows_only_its_size() -> None:
-    bundle = read(LEAF.key_pem + LEAF.pem)
+    bundle = parse_text(LEAF.key_pem + LEAF.pem)
     assert repr(bundle) == "CertificateBundle(1 + 0 certificates)"
 
 
-WHOLE = (LEAF.key_pem + pem_of([LEAF, ISSUING, ROOT])).encode()
+WHOLE = (LEAF.key_pem + join_pem([LEAF, ISSUING, ROOT])).encode()
 WHOLE_PFX = base64.b64decode(encode_pfx(LEAF.key, [LEAF, ISSUING, ROOT]))
 
 
@@ -456,22 +458,22 @@ def test_random_pieces_yield_a_bundle_or_an_object_error(text: bytes) -> None:
 
 def assert_read_or_rejected(text: bytes) -> None:
     with contextlib.suppress(ObjectError):
-        bundle = read(text)
+        bundle = parse_text(text)
         bundle.all_certificates()
         if bundle.key:
-            bundle.tls_key(WHAT)
+            bundle.tls_key(SUBJECT)
 
 
 def test_cas_that_issued_each_other_form_a_finite_chain() -> None:
     one, other = issue_certificate("one", ca=True), issue_certificate("other", ca=True)
-    crossed = [
+    cross_signed = [
         issue_certificate("one", other, ca=True, key=one.key),
         issue_certificate("other", one, ca=True, key=other.key),
     ]
     for key in (one.key_pem, ""):
-        bundle = read(key + pem_of(crossed))
-        assert list(bundle.chain) == [item.certificate for item in crossed]
+        bundle = parse_text(key + join_pem(cross_signed))
+        assert list(bundle.chain) == [item.certificate for item in cross_signed]
 
 
 def test_unrelated_key_after_the_fitting_one_is_ignored() -> None:
-    assert read(LEAF.key_pem + STRANGER.key_pem + LEAF.pem).key.decode() == LEAF.key_pem
+    assert parse_text(LEAF.key_pem + UNRELATED.key_pem + LEAF.pem).key.decode() == LEAF.key_pem

@@ -1,4 +1,4 @@
-"""The decision about the Secret of one SecretSync, for each observed state."""
+"""Test the decision about the Secret of one SecretSync, for each observed state."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ from tests.support.process_stats import thread_seconds
 
 MISSING = ObjectError("secret pass is not in Key Vault shop; create it there")
 UNREACHABLE = ProviderError("Key Vault shop did not answer in time; check the route", retry_after=7)
-LACKING = UnusableValue("secret pass has no property")
+UNUSABLE = UnusableValue("secret pass has no property")
 Given = Mapping[str, VaultValue | Unchanged | ControllerError]
 BOTH: Given = {"user": make_value("me"), "pass": make_value("word")}
 
@@ -84,7 +84,7 @@ def expect_rejection(decision: WaitForGarbageCollection | RejectWrite | NoChange
     return decision.error
 
 
-def written_data(decision: WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret) -> dict[str, str | None]:
+def decode_data(decision: WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret) -> dict[str, str | None]:
     """Return the written data, decoded; None for a removed key."""
     body = expect_write(decision).body["data"]
     return {key: None if text is None else base64.b64decode(text).decode() for key, text in body.items()}
@@ -161,7 +161,7 @@ def test_new_secret_is_complete_and_has_a_non_blocking_owner() -> None:
             }
         ],
     }
-    assert written_data(decision) == {"user": "me", "pass": "word"}
+    assert decode_data(decision) == {"user": "me", "pass": "word"}
 
 
 def test_binary_value_is_written_unchanged() -> None:
@@ -182,7 +182,7 @@ def test_only_changed_values_are_sent(known: tuple[str, ...], expected: dict[str
     if expected is None:
         assert decision == NoChange()
     else:
-        assert written_data(decision) == expected
+        assert decode_data(decision) == expected
         assert not expect_write(decision).create
 
 
@@ -190,7 +190,7 @@ def test_key_removed_from_the_spec_is_removed_from_the_secret() -> None:
     decision = decide(
         make_sync(["user"]), make_secret_meta(["user", "pass"]), {"user": make_value("me")}, known=["user"]
     )
-    assert written_data(decision) == {"pass": None}
+    assert decode_data(decision) == {"pass": None}
 
 
 def test_key_that_another_client_added_is_removed() -> None:
@@ -200,12 +200,12 @@ def test_key_that_another_client_added_is_removed() -> None:
             make_managed_fields(["extra"], manager="kubectl-edit"),
         ]
     )
-    assert written_data(decide(found=found, known=["user", "pass"])) == {"extra": None}
+    assert decode_data(decide(found=found, known=["user", "pass"])) == {"extra": None}
 
 
 def test_known_value_is_written_if_the_secret_lacks_its_key() -> None:
     # The key was removed from the SecretSync, and so from the Secret, and then added with the same value.
-    assert written_data(decide(found=make_secret_meta(["user"]), known=["user", "pass"])) == {"pass": "word"}
+    assert decode_data(decide(found=make_secret_meta(["user"]), known=["user", "pass"])) == {"pass": "word"}
 
 
 def test_update_has_the_type_the_data_and_the_metadata() -> None:
@@ -216,7 +216,7 @@ def test_update_has_the_type_the_data_and_the_metadata() -> None:
 def test_unchanged_value_is_neither_written_nor_removed() -> None:
     given: Given = {"user": Unchanged(), "pass": make_value("word")}
     assert decide(found=make_secret_meta(), given=given, known=["pass"]) == NoChange()
-    assert written_data(decide(found=make_secret_meta(), given=given)) == {"pass": "word"}
+    assert decode_data(decide(found=make_secret_meta(), given=given)) == {"pass": "word"}
     key, secret_type = ".dockercfg", "kubernetes.io/dockercfg"
     assert decide(make_sync([key], type=secret_type), make_secret_meta([key]), {key: Unchanged()}) == NoChange()
 
@@ -232,7 +232,7 @@ EXPANDED = msgspec.structs.replace(make_value(), expanded_from="db/*")
         pytest.param({"user": make_value(), "db/*": MISSING}, set(), id="expanded item failed"),
         pytest.param({"user": make_value(), "db/*": Unchanged()}, set(), id="expanded item is unchanged"),
         pytest.param(
-            {"host": EXPANDED, "db/*": LACKING}, {"user", "old"}, id="one property of the expanded item is unusable"
+            {"host": EXPANDED, "db/*": UNUSABLE}, {"user", "old"}, id="one property of the expanded item is unusable"
         ),
         pytest.param({"host": EXPANDED, "other/*": MISSING}, set(), id="another expanded item failed"),
     ],
@@ -311,7 +311,7 @@ def test_patch_has_only_the_changed_labels_and_annotations(
     decision = decide(wanted, found, known=["user", "pass"])
     if patch:
         assert expect_write(decision).body["metadata"] == patch
-        assert written_data(decision) == {}
+        assert decode_data(decision) == {}
     else:
         assert decision == NoChange()
 
@@ -382,7 +382,7 @@ def test_failed_key_prevents_the_write_unless_sync_is_partial(
     decision = decide(found=found, given=given, partial=partial)
     assert type(decision) is expected
     if isinstance(decision, WriteSecret):
-        assert written_data(decision) == {
+        assert decode_data(decision) == {
             key: item.value.reveal().decode() for key, item in given.items() if isinstance(item, VaultValue)
         }
         assert decision.failed == {key: item for key, item in given.items() if isinstance(item, ControllerError)}
@@ -391,7 +391,7 @@ def test_failed_key_prevents_the_write_unless_sync_is_partial(
 def test_failed_key_keeps_its_last_value() -> None:
     # The patch does not contain the key, neither with a value nor with null.
     decision = decide(given={"user": make_value("new"), "pass": MISSING}, found=make_secret_meta(["user", "pass"]))
-    assert written_data(decision) == {"user": "new"}
+    assert decode_data(decision) == {"user": "new"}
     unchanged = decide(
         given={"user": make_value("me"), "pass": MISSING}, found=make_secret_meta(["user", "pass"]), known=["user"]
     )
@@ -414,9 +414,9 @@ def test_different_failures_are_listed_with_the_longest_retry_after() -> None:
         (UNREACHABLE, ProviderError("m", retry_after=9), ProviderError, Retry.BACKOFF, 9),
         (ProviderError("m", retry_after=9), UNREACHABLE, ProviderError, Retry.BACKOFF, 9),
         (MISSING, ProviderError("m"), ObjectError, Retry.BACKOFF, None),
-        (LACKING, MISSING, ObjectError, Retry.BACKOFF, None),
-        (MISSING, LACKING, ObjectError, Retry.BACKOFF, None),
-        (LACKING, UnusableValue("m"), UnusableValue, Retry.ON_NEW_VALUE, None),
+        (UNUSABLE, MISSING, ObjectError, Retry.BACKOFF, None),
+        (MISSING, UNUSABLE, ObjectError, Retry.BACKOFF, None),
+        (UNUSABLE, UnusableValue("m"), UnusableValue, Retry.ON_NEW_VALUE, None),
     ],
 )
 def test_error_of_several_keys_waits_for_a_new_value_only_if_all_do(
@@ -501,11 +501,11 @@ def test_new_basic_auth_secret_waits_for_one_of_its_keys() -> None:
     wanted = make_sync(["username", "password", "other"], type="kubernetes.io/basic-auth")
     given: Given = {"username": MISSING, "password": UNREACHABLE, "other": make_value("x")}
     assert expect_rejection(decide(wanted, given=given)) is MISSING
-    assert written_data(decide(wanted, make_secret_meta(["username", "password", "other"]), given)) == {"other": "x"}
+    assert decode_data(decide(wanted, make_secret_meta(["username", "password", "other"]), given)) == {"other": "x"}
     one = make_sync(["username"], type="kubernetes.io/basic-auth")
-    assert written_data(decide(one, given={"username": make_value("u")})) == {"username": "u"}
+    assert decode_data(decide(one, given={"username": make_value("u")})) == {"username": "u"}
     assert expect_rejection(decide(one, given={"username": MISSING})).message == MISSING.message
-    assert written_data(decide(wanted, given={**given, "password": make_value("p")})) == {"password": "p", "other": "x"}
+    assert decode_data(decide(wanted, given={**given, "password": make_value("p")})) == {"password": "p", "other": "x"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "canary-77"])
@@ -515,7 +515,7 @@ def test_new_basic_auth_secret_waits_for_one_of_its_keys() -> None:
 )
 def test_registry_credentials_that_are_not_a_json_object_are_rejected(secret_type: str, key: str, text: str) -> None:
     wanted = make_sync([key], type=secret_type)
-    assert written_data(decide(wanted, given={key: make_value('{"auths": {}}')})) == {key: '{"auths": {}}'}
+    assert decode_data(decide(wanted, given={key: make_value('{"auths": {}}')})) == {key: '{"auths": {}}'}
     for secret in (None, make_secret_meta([key])):
         error = expect_rejection(decide(wanted, secret, given={key: make_value(text)}))
         assert isinstance(error, InputError)
@@ -585,7 +585,7 @@ def test_only_a_new_secret_waits_for_its_required_keys() -> None:
     wanted = make_sync(["tls.crt", "tls.key"], type="kubernetes.io/tls")
     given: Given = {"tls.crt": make_value("certificate"), "tls.key": MISSING}
     assert expect_rejection(decide(wanted, given=given)) is MISSING
-    assert written_data(decide(wanted, make_secret_meta(["tls.crt", "tls.key"]), given)) == {"tls.crt": "certificate"}
+    assert decode_data(decide(wanted, make_secret_meta(["tls.crt", "tls.key"]), given)) == {"tls.crt": "certificate"}
 
 
 @pytest.mark.parametrize(("size", "fits"), [(1_048_575, True), (1_048_576, True), (1_048_577, False)])

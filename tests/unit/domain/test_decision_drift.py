@@ -1,4 +1,4 @@
-"""Drift that managedFields show, within one process and after a restart."""
+"""Test that managedFields reveal drift, within one process and after a restart."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from controller.domain.decision import SYNC_LABEL, data_fingerprint, data_keys, 
 from tests.support.builders import make_managed_fields, make_secret_meta, make_sync
 
 
-def last_synced(time: str | None, *keys: str) -> SecretSync:
+def make_synced(time: str | None, *keys: str) -> SecretSync:
     objects = [ObjectVersion(target_key=key, object=f"secret/{key}") for key in keys]
     return make_sync(keys, status=SecretSyncStatus(last_successful_sync_time=time, objects=objects))
 
@@ -70,7 +70,7 @@ def test_drift_is_found_against_the_remembered_fingerprint(later: list[ManagedFi
     remembered = data_fingerprint(make_secret_meta(["user"]))
     assert (
         has_drifted(
-            last_synced("2030-01-01T00:00:00Z", "user"), make_secret_meta(["user"], managed_fields=later), remembered
+            make_synced("2030-01-01T00:00:00Z", "user"), make_secret_meta(["user"], managed_fields=later), remembered
         )
         is expected
     )
@@ -119,14 +119,14 @@ def test_drift_after_a_restart_is_found_against_the_status(
 ) -> None:
     assert (
         has_drifted(
-            last_synced(last, "user"), make_secret_meta(["user"], managed_fields=managed_fields), last_fingerprint=""
+            make_synced(last, "user"), make_secret_meta(["user"], managed_fields=managed_fields), last_fingerprint=""
         )
         is expected
     )
 
 
 def test_secret_whose_managed_fields_were_stripped_has_drifted_even_without_keys() -> None:
-    assert has_drifted(last_synced("2030-01-01T00:00:00Z"), make_secret_meta(managed_fields=[]), last_fingerprint="")
+    assert has_drifted(make_synced("2030-01-01T00:00:00Z"), make_secret_meta(managed_fields=[]), last_fingerprint="")
 
 
 def test_edited_label_is_repaired_without_values() -> None:

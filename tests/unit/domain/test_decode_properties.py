@@ -1,4 +1,4 @@
-"""The value of a key that names a property, a login or a chain, and the keys of an expanded object."""
+"""Test the value of a key that names a property, a login or a chain, and the keys of an expanded object."""
 
 import base64
 import json
@@ -19,34 +19,34 @@ from tests.support.messages import NEITHER_PEM_NOR_PFX
 ROOT = issue_certificate("root", ca=True)
 ISSUING = issue_certificate("issuing", ROOT, ca=True)
 LEAF = issue_certificate("web", ISSUING)
-ALONE = issue_certificate("alone")
+SELF_SIGNED = issue_certificate("alone")
 CANARY = "canary-02bd"
 
 
-def fetched(value: str | bytes, **more: Any) -> VaultValue:
+def make_fetched(value: str | bytes, **more: Any) -> VaultValue:
     return VaultValue(value=SecretBytes(value.encode() if isinstance(value, str) else value), version="v1", **more)
 
 
-def made(value: str | bytes, wanted: dict[str, ObjectVersionRef]) -> dict[str, Any]:
+def decode_keys(value: str | bytes, wanted: dict[str, ObjectVersionRef]) -> dict[str, Any]:
     """Return the bytes that each key gets from one object with this value, or the message of its error."""
     found = flatten_expanded(
-        wanted, decode_values("shop", wanted, {item.whole: fetched(value) for item in wanted.values()}, NOON)
+        wanted, decode_values("shop", wanted, {item.whole: make_fetched(value) for item in wanted.values()}, NOON)
     )
-    return {key: shown(item) for key, item in found.items()}
+    return {key: get_bytes_or_message(item) for key, item in found.items()}
 
 
-def shown(item: VaultValue | Unchanged | ControllerError) -> Any:
+def get_bytes_or_message(item: VaultValue | Unchanged | ControllerError) -> Any:
     if isinstance(item, VaultValue):
         return item.value.reveal()
     return item.message if isinstance(item, ControllerError) else item
 
 
-def one(value: str | bytes, part: ObjectPart = ObjectPart.WHOLE, **item: Any) -> Any:
-    return made(value, {"k": ObjectVersionRef(VaultObject(name="web", **item), 0, part)})["k"]
+def decode_key(value: str | bytes, part: ObjectPart = ObjectPart.WHOLE, **item: Any) -> Any:
+    return decode_keys(value, {"k": ObjectVersionRef(VaultObject(name="web", **item), 0, part)})["k"]
 
 
-def expanded(value: str | bytes, **item: Any) -> dict[str, Any]:
-    return made(value, {"k" + EXPANDED_SUFFIX: ObjectVersionRef(VaultObject(name="web", expand=True, **item))})
+def expand_value(value: str | bytes, **item: Any) -> dict[str, Any]:
+    return decode_keys(value, {"k" + EXPANDED_SUFFIX: ObjectVersionRef(VaultObject(name="web", expand=True, **item))})
 
 
 STORE = json.dumps(
@@ -72,12 +72,12 @@ STORE = json.dumps(
 def test_property_is_decoded_before_its_part_is_extracted(
     part: ObjectPart, item: dict[str, Any], expected: bytes
 ) -> None:
-    assert one(STORE, part, **item) == expected
+    assert decode_key(STORE, part, **item) == expected
 
 
 def test_property_of_a_certificate_is_unchanged() -> None:
     text = LEAF.key_pem + ISSUING.pem + LEAF.pem
-    found = fetched(json.dumps({"pem": text}), content_type="application/x-pem-file", of_certificate=True)
+    found = make_fetched(json.dumps({"pem": text}), content_type="application/x-pem-file", of_certificate=True)
     wanted = {"k": ObjectVersionRef(VaultObject(name="web", property_path="pem"))}
     decoded = decode_values("shop", wanted, {wanted["k"].whole: found}, NOON)["k"]
     assert isinstance(decoded, VaultValue)
@@ -89,13 +89,13 @@ def test_properties_of_one_value_fail_alone() -> None:
         key: ObjectVersionRef(VaultObject(name="web", alias=f"web_{key}", property_path=key))
         for key in ("n", "nope", "hex")
     }
-    found = made(STORE, wanted)
+    found = decode_keys(STORE, wanted)
     assert (found["n"], found["hex"]) == (b"1.1", b"00ff")
     assert "no property 'nope'; the value has: b64, hex, pem, pfx, login, n" in found["nope"]
 
 
 def test_wrong_encoding_of_a_property_quotes_nothing() -> None:
-    message = one(json.dumps({"a": CANARY + "!"}), property_path="a", encoding="base64")
+    message = decode_key(json.dumps({"a": CANARY + "!"}), property_path="a", encoding="base64")
     assert "is not base64, as objectEncoding says" in message
     assert CANARY not in message
 
@@ -117,8 +117,8 @@ def test_wrong_encoding_of_a_property_quotes_nothing() -> None:
     ],
 )
 def test_login_is_split(value: str, username: str, password: str) -> None:
-    assert one(value, ObjectPart.USERNAME) == username.encode()
-    assert one(value, ObjectPart.PASSWORD) == password.encode()
+    assert decode_key(value, ObjectPart.USERNAME) == username.encode()
+    assert decode_key(value, ObjectPart.PASSWORD) == password.encode()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_login_is_split(value: str, username: str, password: str) -> None:
     ],
 )
 def test_value_that_is_not_a_login_is_refused(value: str, words: str) -> None:
-    message = one(value, ObjectPart.USERNAME)
+    message = decode_key(value, ObjectPart.USERNAME)
     assert words in message
     assert message.startswith("secret web in Key Vault shop")
     assert CANARY not in message
@@ -145,11 +145,11 @@ def test_value_that_is_not_a_login_is_refused(value: str, words: str) -> None:
         (ROOT.pem + LEAF.pem + ISSUING.pem + LEAF.key_pem, ISSUING.pem + ROOT.pem),
         (LEAF.key_pem + LEAF.pem + ISSUING.pem, ISSUING.pem),
         (encode_pfx(LEAF.key, [LEAF, ROOT, ISSUING]), ISSUING.pem + ROOT.pem),
-        (LEAF.key_pem + LEAF.pem + ISSUING.pem + ALONE.pem, ISSUING.pem),
+        (LEAF.key_pem + LEAF.pem + ISSUING.pem + SELF_SIGNED.pem, ISSUING.pem),
     ],
 )
 def test_chain_comes_without_the_leaf(value: str, expected: str) -> None:
-    assert one(value, ObjectPart.ISSUERS) == expected.encode()
+    assert decode_key(value, ObjectPart.ISSUERS) == expected.encode()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_chain_comes_without_the_leaf(value: str, expected: str) -> None:
             issue_certificate("self", ca=True).key_pem + issue_certificate("self", ca=True).pem,
             "none of its certificates belongs",
         ),
-        (ALONE.key_pem + ALONE.pem, "self-signed"),
+        (SELF_SIGNED.key_pem + SELF_SIGNED.pem, "self-signed"),
         (LEAF.key_pem + LEAF.pem + ROOT.pem, "none of its other 1 certificate(s) issued its leaf"),
         (LEAF.key_pem, "holds no certificate"),
         ("x", NEITHER_PEM_NOR_PFX),
@@ -175,7 +175,7 @@ def test_certificate_without_a_chain_is_reported(value: str, words: str) -> None
             ("tls.key", ObjectPart.TLS_KEY),
         )
     }
-    found = made(value, wanted)
+    found = decode_keys(value, wanted)
     assert words in found["ca.crt"]
     if words.startswith(("the leaf", "self-signed", "none of its other")):
         assert isinstance(found["tls.crt"], bytes)
@@ -183,20 +183,20 @@ def test_certificate_without_a_chain_is_reported(value: str, words: str) -> None
 
 
 def test_500_properties_become_keys() -> None:
-    assert len(expanded(json.dumps({f"k{number}": 0 for number in range(500)}))) == 500
+    assert len(expand_value(json.dumps({f"k{number}": 0 for number in range(500)}))) == 500
 
 
 def test_every_property_becomes_a_key() -> None:
-    found = expanded('{"user": "me", "port": 5432, "tls": true, "hosts": ["a", "b"], "tls.crt": "PEM"}')
+    found = expand_value('{"user": "me", "port": 5432, "tls": true, "hosts": ["a", "b"], "tls.crt": "PEM"}')
     assert found == {"user": b"me", "port": b"5432", "tls": b"true", "hosts": b'["a","b"]', "tls.crt": b"PEM"}
 
 
 def test_properties_below_a_path_become_keys() -> None:
-    assert expanded('{"db": {"user": "me"}, "x": 1}', property_path="db") == {"user": b"me"}
+    assert expand_value('{"db": {"user": "me"}, "x": 1}', property_path="db") == {"user": b"me"}
 
 
 def test_property_name_that_is_not_a_key_is_reported_and_others_expand() -> None:
-    found = expanded(json.dumps({"a b": CANARY, "ok": 1, "..": CANARY, "x" * 254: CANARY, "": CANARY, "k": 2}))
+    found = expand_value(json.dumps({"a b": CANARY, "ok": 1, "..": CANARY, "x" * 254: CANARY, "": CANARY, "k": 2}))
     message = found.pop("k" + EXPANDED_SUFFIX)
     assert found == {"ok": b"1", "k": b"2"}
     assert message.startswith("secret web in Key Vault shop: not a Secret's key, or not valid text: a b, ")
@@ -205,7 +205,7 @@ def test_property_name_that_is_not_a_key_is_reported_and_others_expand() -> None
 
 
 def test_property_that_is_not_a_text_is_reported_and_others_expand() -> None:
-    found = expanded('{"bad": "\\ud800", "ok": 1}')
+    found = expand_value('{"bad": "\\ud800", "ok": 1}')
     assert "bad" in found.pop("k" + EXPANDED_SUFFIX)
     assert found == {"ok": b"1"}
 
@@ -224,7 +224,7 @@ def test_property_that_is_not_a_text_is_reported_and_others_expand() -> None:
     ],
 )
 def test_value_that_cannot_be_expanded_fails_as_a_whole(value: str, words: str) -> None:
-    found = expanded(value)
+    found = expand_value(value)
     assert list(found) == ["k" + EXPANDED_SUFFIX]
     assert words in found["k" + EXPANDED_SUFFIX]
     assert CANARY not in found["k" + EXPANDED_SUFFIX]
@@ -232,7 +232,7 @@ def test_value_that_cannot_be_expanded_fails_as_a_whole(value: str, words: str) 
 
 def test_key_that_is_mapped_by_itself_stays() -> None:
     web = ObjectVersionRef(VaultObject(name="web", alias="all", expand=True))
-    found = made(
+    found = decode_keys(
         '{"user": "me", "pw": 1}', {"x" + EXPANDED_SUFFIX: web, "user": ObjectVersionRef(VaultObject(name="web"))}
     )
     assert found["user"] == b'{"user": "me", "pw": 1}'
@@ -241,7 +241,7 @@ def test_key_that_is_mapped_by_itself_stays() -> None:
 
 
 def test_property_of_the_first_of_two_expanded_items_counts() -> None:
-    first, second, third = fetched("1"), fetched("2", updated=NOON), fetched("3")
+    first, second, third = make_fetched("1"), make_fetched("2", updated=NOON), make_fetched("3")
     items = {"x/*": {"a": first}, "y/*": {"a": second, "b": second}, "z/*": {"c": third}}
     found = flatten_expanded(items, {key: ExpandedValues(properties) for key, properties in items.items()})
     error = found.pop("y/*")
@@ -281,7 +281,7 @@ def test_document_is_parsed_once_for_all_its_properties(monkeypatch: pytest.Monk
     wanted = {key: ObjectVersionRef(VaultObject(name="web", alias=key, property_path=key)) for key in ("hex", "n")}
     wanted |= {"k/*": ObjectVersionRef(VaultObject(name="web", expand=True))}
     for value in (STORE, "{"):
-        assert set(made(value, wanted)) >= {"hex", "n"}
+        assert set(decode_keys(value, wanted)) >= {"hex", "n"}
         assert parsed == [value.encode()]
         parsed.clear()
 
@@ -296,13 +296,13 @@ def test_unchanged_properties_stay_unchanged() -> None:
 
 def test_expanded_object_outside_its_dates_is_warned_of_once() -> None:
     wanted = {"k" + EXPANDED_SUFFIX: ObjectVersionRef(VaultObject(name="web", expand=True))}
-    read = {item.whole: fetched('{"a": 1, "b": 2}', expires=NOON) for item in wanted.values()}
+    read = {item.whole: make_fetched('{"a": 1, "b": 2}', expires=NOON) for item in wanted.values()}
     found = flatten_expanded(wanted, decode_values("shop", wanted, read, NOON))
     assert len(value_warnings("shop", wanted, found)) == 1
 
 
 def test_no_pfx_is_opened_for_a_property_alone() -> None:
-    found = fetched(LEAF.pem, content_type="application/x-pkcs12", of_certificate=True)
+    found = make_fetched(LEAF.pem, content_type="application/x-pkcs12", of_certificate=True)
     assert needs_bundle(ObjectVersionRef(VaultObject(name="web")), found)
     assert needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a")), found) is False
     assert needs_bundle(ObjectVersionRef(VaultObject(name="web", expand=True)), found) is False
@@ -311,8 +311,8 @@ def test_no_pfx_is_opened_for_a_property_alone() -> None:
 
 
 def test_one_value_serves_every_alias() -> None:
-    made_of_it = [VaultObject(name="web", alias=alias, property_path=alias) for alias in ("a", "b")]
-    assert len({ObjectVersionRef(item).whole for item in (VaultObject(name="web"), *made_of_it)}) == 1
+    aliased = [VaultObject(name="web", alias=alias, property_path=alias) for alias in ("a", "b")]
+    assert len({ObjectVersionRef(item).whole for item in (VaultObject(name="web"), *aliased)}) == 1
 
 
 def test_error_of_the_vault_is_the_error_of_each_key() -> None:

@@ -1,4 +1,4 @@
-"""The value of a key, by contentType, objectFormat, objectEncoding and part."""
+"""Test the value of a key, by contentType, objectFormat, objectEncoding and part."""
 
 import base64
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MIXED = LEAF.pem + ROOT.pem + ISSUING.pem
 PKCS8 = LEAF.key_pem
 PKCS1 = encode_private_key(LEAF.key, PrivateFormat.TraditionalOpenSSL)
 AS_PFX = encode_pfx(LEAF.key, [LEAF, ROOT, ISSUING])
-LOCKED = encode_pfx(LEAF.key, [LEAF], "swordfish")
+ENCRYPTED_PFX = encode_pfx(LEAF.key, [LEAF], "swordfish")
 CERTIFICATES, PRIVATE_KEY, TLS_KEY, WHOLE = (
     ObjectPart.CERTIFICATES,
     ObjectPart.PRIVATE_KEY,
@@ -32,7 +32,7 @@ CERTIFICATES, PRIVATE_KEY, TLS_KEY, WHOLE = (
 )
 
 
-def vault_value(value: str | bytes, content_type: str = "", **more: Any) -> VaultValue:
+def make_vault_value(value: str | bytes, content_type: str = "", **more: Any) -> VaultValue:
     """Return a secret. It belongs to a certificate if its contentType says so and `more` does not override this."""
     data = value.encode() if isinstance(value, str) else value
     more = {"of_certificate": content_type.partition(";")[0].lower() in (PEM, PFX)} | more
@@ -74,7 +74,9 @@ def decode_part(
         ),
         pytest.param(AS_PFX, f"{PFX.upper()}; a=b", WHOLE, {}, PKCS8 + CHAIN, id="PFX, contentType in capitals"),
         pytest.param(AS_PFX, PFX, WHOLE, {"format": "pfx"}, AS_PFX, id="PFX with format pfx"),
-        pytest.param(LOCKED, PFX, WHOLE, {"format": "pfx"}, LOCKED, id="PFX with a password and format pfx"),
+        pytest.param(
+            ENCRYPTED_PFX, PFX, WHOLE, {"format": "pfx"}, ENCRYPTED_PFX, id="PFX with a password and format pfx"
+        ),
         pytest.param(
             AS_PFX,
             PFX,
@@ -106,7 +108,7 @@ def decode_part(
 def test_key_gets_its_part_in_the_requested_format(
     value: str, content_type: str, part: ObjectPart, item: dict[str, Any], expected: str | bytes
 ) -> None:
-    found = decode_part(vault_value(value, content_type), part, **item)
+    found = decode_part(make_vault_value(value, content_type), part, **item)
     assert isinstance(found, VaultValue), found
     assert found.value.reveal() == (expected.encode() if isinstance(expected, str) else expected)
     assert found.version == "v1"
@@ -121,8 +123,8 @@ def test_key_gets_its_part_in_the_requested_format(
         ("A!P8=", "", WHOLE, {"encoding": "base64"}, ["is not base64"]),
         ("ünï", "", WHOLE, {"encoding": "hex"}, ["is not hex"]),
         ("x", PFX, WHOLE, {}, [NEITHER_PEM_NOR_PFX]),
-        (LOCKED, PFX, WHOLE, {}, ["PFX has a password"]),
-        (LOCKED, PFX, CERTIFICATES, {"format": "pfx"}, ["PFX has a password"]),
+        (ENCRYPTED_PFX, PFX, WHOLE, {}, ["PFX has a password"]),
+        (ENCRYPTED_PFX, PFX, CERTIFICATES, {"format": "pfx"}, ["PFX has a password"]),
         ("x", "", CERTIFICATES, {}, [NEITHER_PEM_NOR_PFX]),
         (PKCS8, "", CERTIFICATES, {}, ["holds no certificate", "sourcePath"]),
         (CHAIN, "", PRIVATE_KEY, {}, ["holds no private key", "exportable"]),
@@ -132,7 +134,7 @@ def test_key_gets_its_part_in_the_requested_format(
 def test_key_that_cannot_be_decoded_reports_the_cause(
     value: str, content_type: str, part: ObjectPart, item: dict[str, Any], words: list[str]
 ) -> None:
-    error = decode_part(vault_value(value, content_type), part, **item)
+    error = decode_part(make_vault_value(value, content_type), part, **item)
     assert isinstance(error, ObjectError)
     for word in ["secret web in Key Vault shop", *words]:
         assert word in error.message
@@ -147,16 +149,26 @@ CRL = "-----BEGIN X509 CRL-----\naGVsbG8=\n-----END X509 CRL-----\n"
 @pytest.mark.parametrize("form", ["pem", "pfx"])
 @pytest.mark.parametrize(
     "value",
-    ["x", "", AS_PFX, LOCKED, "bm90IGEgcGZ4", MIXED + PKCS1, "# a comment\r\n" + MIXED + CRL, PKCS8, "\ufeffx\n"],
+    [
+        "x",
+        "",
+        AS_PFX,
+        ENCRYPTED_PFX,
+        "bm90IGEgcGZ4",
+        MIXED + PKCS1,
+        "# a comment\r\n" + MIXED + CRL,
+        PKCS8,
+        "\ufeffx\n",
+    ],
 )
 def test_secret_that_no_certificate_owns_is_delivered_byte_for_byte(value: str, form: str, content_type: str) -> None:
-    found = decode_part(vault_value(value, content_type, of_certificate=False), format=form)
+    found = decode_part(make_vault_value(value, content_type, of_certificate=False), format=form)
     assert found.value.reveal() == value.encode()
     assert found.warnings == ()
 
 
 @pytest.mark.parametrize(
-    ("content_type", "counts"),
+    ("content_type", "parsed"),
     [
         ("application/x-pem-file", True),
         ("application/x-pkcs12", True),
@@ -169,22 +181,22 @@ def test_secret_that_no_certificate_owns_is_delivered_byte_for_byte(value: str, 
         ("text/plain; application/x-pem-file", False),
     ],
 )
-def test_content_type_decides_whether_a_certificate_is_parsed(content_type: str, counts: bool) -> None:
-    found = vault_value(MIXED + PKCS1, content_type, of_certificate=True)
-    assert decode_part(found).value.reveal() == (PKCS1 + CHAIN if counts else MIXED + PKCS1).encode()
-    assert needs_parsing(ObjectVersionRef(VaultObject(name="web")), found) is counts
+def test_content_type_decides_whether_a_certificate_is_parsed(content_type: str, parsed: bool) -> None:
+    found = make_vault_value(MIXED + PKCS1, content_type, of_certificate=True)
+    assert decode_part(found).value.reveal() == (PKCS1 + CHAIN if parsed else MIXED + PKCS1).encode()
+    assert needs_parsing(ObjectVersionRef(VaultObject(name="web")), found) is parsed
 
 
 @pytest.mark.parametrize(
     ("found", "part", "item", "parsed"),
     [
-        (vault_value(AS_PFX, PFX), WHOLE, {}, True),
-        (vault_value(AS_PFX, PFX, of_certificate=False), WHOLE, {}, False),
-        (vault_value("x"), WHOLE, {}, False),
-        (vault_value("x"), WHOLE, {"property_path": "a"}, True),
-        (vault_value("x"), WHOLE, {"expand": True}, True),
-        (vault_value("x"), CERTIFICATES, {}, True),
-        (vault_value("x"), TLS_KEY, {}, True),
+        (make_vault_value(AS_PFX, PFX), WHOLE, {}, True),
+        (make_vault_value(AS_PFX, PFX, of_certificate=False), WHOLE, {}, False),
+        (make_vault_value("x"), WHOLE, {}, False),
+        (make_vault_value("x"), WHOLE, {"property_path": "a"}, True),
+        (make_vault_value("x"), WHOLE, {"expand": True}, True),
+        (make_vault_value("x"), CERTIFICATES, {}, True),
+        (make_vault_value("x"), TLS_KEY, {}, True),
         (ObjectError("gone"), TLS_KEY, {}, False),
     ],
 )
@@ -204,23 +216,23 @@ def test_pfx_is_opened_once_for_all_keys_of_its_version() -> None:
     web = VaultObject(name="web")
     parts = {"all": WHOLE, "tls.crt": CERTIFICATES, "tls.key": TLS_KEY}
     wanted = {key: ObjectVersionRef(web, 0, part) for key, part in parts.items()}
-    found = decode_values("shop", wanted, {ObjectVersionRef(web): vault_value(AS_PFX, PFX)}, NOON, open_pfx)
+    found = decode_values("shop", wanted, {ObjectVersionRef(web): make_vault_value(AS_PFX, PFX)}, NOON, open_pfx)
     assert all(isinstance(item, VaultValue) for item in found.values())
     assert opened == [base64.b64decode(AS_PFX)]
 
 
 def test_secret_that_no_certificate_owns_has_parts() -> None:
     for value, content_type in ((MIXED + PKCS8, ""), (AS_PFX, ""), (AS_PFX, PFX), (MIXED + PKCS8, PEM)):
-        found = vault_value(value, content_type, of_certificate=False)
+        found = make_vault_value(value, content_type, of_certificate=False)
         assert decode_part(found, CERTIFICATES).value.reveal() == CHAIN.encode()
         assert decode_part(found, TLS_KEY).value.reveal() == PKCS1.encode()
 
 
 def test_reordered_pem_of_a_certificate_keeps_its_other_blocks() -> None:
-    assert decode_part(vault_value(CRL + MIXED + PKCS1, PEM)).value.reveal() == (PKCS1 + CHAIN + CRL).encode()
+    assert decode_part(make_vault_value(CRL + MIXED + PKCS1, PEM)).value.reveal() == (PKCS1 + CHAIN + CRL).encode()
 
 
-def _wrap_at(columns: int, pem: str) -> str:
+def _wrap_lines(columns: int, pem: str) -> str:
     first, *lines, last = pem.splitlines()
     text = "".join(lines)
     return "\n".join([first, *(text[start : start + columns] for start in range(0, len(text), columns)), last, ""])
@@ -228,29 +240,29 @@ def _wrap_at(columns: int, pem: str) -> str:
 
 @pytest.mark.parametrize("key", [PKCS8, PKCS1], ids=["PKCS#8", "PKCS#1"])
 @pytest.mark.parametrize(
-    "spoil",
+    "change_layout",
     [
         pytest.param(lambda pem: pem.replace("\n", "\r\n"), id="Windows line ends"),
         pytest.param(lambda pem: pem.replace("\n", " \n  "), id="spaces around lines"),
-        pytest.param(lambda pem: _wrap_at(76, pem), id="76 columns"),
-        pytest.param(lambda pem: _wrap_at(4096, pem), id="one line"),
+        pytest.param(lambda pem: _wrap_lines(76, pem), id="76 columns"),
+        pytest.param(lambda pem: _wrap_lines(4096, pem), id="one line"),
     ],
 )
 def test_part_of_a_pem_has_the_standard_layout_and_the_whole_is_unchanged(
-    key: str, spoil: Callable[[str], str]
+    key: str, change_layout: Callable[[str], str]
 ) -> None:
-    """The CSI provider writes `name.key` with Go's encoding/pem, whatever the layout in the vault."""
-    value = "".join(map(spoil, (key, LEAF.pem, ISSUING.pem, ROOT.pem)))
-    assert decode_part(vault_value(value, PEM), PRIVATE_KEY).value.reveal() == key.encode()
-    assert decode_part(vault_value(value, PEM), CERTIFICATES).value.reveal() == CHAIN.encode()
-    assert decode_part(vault_value(value, PEM)).value.reveal() == value.encode()
+    """Compare with the CSI provider, which writes `name.key` with Go's encoding/pem for any layout in the vault."""
+    value = "".join(map(change_layout, (key, LEAF.pem, ISSUING.pem, ROOT.pem)))
+    assert decode_part(make_vault_value(value, PEM), PRIVATE_KEY).value.reveal() == key.encode()
+    assert decode_part(make_vault_value(value, PEM), CERTIFICATES).value.reveal() == CHAIN.encode()
+    assert decode_part(make_vault_value(value, PEM)).value.reveal() == value.encode()
 
 
 def test_pem_of_a_certificate_with_an_encrypted_key_is_unchanged() -> None:
-    locked = encode_private_key(LEAF.key, password="swordfish")
-    assert decode_part(vault_value(MIXED + locked, PEM)).value.reveal() == (MIXED + locked).encode()
-    assert decode_part(vault_value(MIXED + locked, PEM), CERTIFICATES).value.reveal() == CHAIN.encode()
-    assert "private key has a password" in decode_part(vault_value(MIXED + locked, PEM), TLS_KEY).message
+    encrypted_key = encode_private_key(LEAF.key, password="swordfish")
+    assert decode_part(make_vault_value(MIXED + encrypted_key, PEM)).value.reveal() == (MIXED + encrypted_key).encode()
+    assert decode_part(make_vault_value(MIXED + encrypted_key, PEM), CERTIFICATES).value.reveal() == CHAIN.encode()
+    assert "private key has a password" in decode_part(make_vault_value(MIXED + encrypted_key, PEM), TLS_KEY).message
 
 
 @pytest.mark.parametrize(
@@ -265,11 +277,11 @@ def test_pem_of_a_certificate_with_an_encrypted_key_is_unchanged() -> None:
     ],
 )
 def test_part_that_the_object_lacks_is_named_with_the_next_step(value: str, part: ObjectPart, fault: str) -> None:
-    error = decode_part(vault_value(value, updated=NOON), part)
+    error = decode_part(make_vault_value(value, updated=NOON), part)
     assert isinstance(error, UnusableValue)
     assert error.message == f"secret web in Key Vault shop {fault}"
     assert (error.version, error.updated) == ("v1", "2030-01-01T12:00:00Z")
-    assert decode_part(vault_value(value), part).updated == ""
+    assert decode_part(make_vault_value(value), part).updated == ""
 
 
 def test_pfx_that_was_not_opened_fails_so_that_another_attempt_follows() -> None:
@@ -280,7 +292,7 @@ def test_pfx_that_was_not_opened_fails_so_that_another_attempt_follows() -> None
     def open_pfx(data: bytes) -> bytes:
         raise TimeoutError
 
-    found = decode_values("shop", wanted, {ObjectVersionRef(web): vault_value(AS_PFX, PFX)}, NOON, open_pfx)
+    found = decode_values("shop", wanted, {ObjectVersionRef(web): make_vault_value(AS_PFX, PFX)}, NOON, open_pfx)
     assert [type(item) for item in found.values()] == [UnopenedPfx] * 3
     assert all(isinstance(item, UnopenedPfx) and item.__traceback__ is None for item in found.values())
 
@@ -289,8 +301,8 @@ def test_error_of_one_key_leaves_the_other_keys() -> None:
     wanted = {key: ObjectVersionRef(VaultObject(name=key)) for key in ("a", "b", "c")}
     read: dict[ObjectVersionRef, VaultValue | ControllerError] = {
         wanted["a"]: ObjectError("gone"),
-        wanted["b"]: vault_value("x", PFX),
-        wanted["c"]: vault_value("x"),
+        wanted["b"]: make_vault_value("x", PFX),
+        wanted["c"]: make_vault_value("x"),
     }
     found = decode_values("shop", wanted, read, NOON)
     assert [type(item) for item in found.values()] == [ObjectError, UnusableValue, VaultValue]
@@ -308,8 +320,8 @@ def test_error_of_one_key_leaves_the_other_keys() -> None:
 def test_error_does_not_advise_what_the_class_already_does(
     item: dict[str, Any], owned: bool, part: ObjectPart, advice: str, absent: str
 ) -> None:
-    for value in (LOCKED, "bm90IGEgcGZ4"):
-        message = decode_part(vault_value(value, PFX, of_certificate=owned), part, **item).message
+    for value in (ENCRYPTED_PFX, "bm90IGEgcGZ4"):
+        message = decode_part(make_vault_value(value, PFX, of_certificate=owned), part, **item).message
         assert advice in message
         assert absent not in message
 
@@ -328,31 +340,33 @@ def test_tls_secret_gets_both_halves_of_one_version_or_none() -> None:
         "tls.key": ObjectVersionRef(pair.object, 0, TLS_KEY),
         "ca.crt": ObjectVersionRef(other.object, 0, CERTIFICATES),
     }
-    found = decode_values("shop", wanted, {pair: vault_value(CHAIN, PEM), other: vault_value(ROOT.pem)}, NOON)
+    found = decode_values("shop", wanted, {pair: make_vault_value(CHAIN, PEM), other: make_vault_value(ROOT.pem)}, NOON)
     assert {key for key, item in found.items() if isinstance(item, ObjectError)} == {"tls.crt", "tls.key"}
-    found = decode_values("shop", wanted, {pair: vault_value(PKCS8, PEM), other: vault_value(ROOT.pem)}, NOON)
+    found = decode_values("shop", wanted, {pair: make_vault_value(PKCS8, PEM), other: make_vault_value(ROOT.pem)}, NOON)
     assert {key for key, item in found.items() if isinstance(item, ObjectError)} == {"tls.crt", "tls.key"}
-    found = decode_values("shop", wanted, {pair: vault_value(CHAIN + PKCS8, PEM), other: vault_value(ROOT.pem)}, NOON)
+    found = decode_values(
+        "shop", wanted, {pair: make_vault_value(CHAIN + PKCS8, PEM), other: make_vault_value(ROOT.pem)}, NOON
+    )
     assert all(isinstance(item, VaultValue) for item in found.values())
 
 
 def test_certificate_in_a_plain_secret_has_the_dates_of_its_leaf() -> None:
-    found = decode_part(vault_value(CHAIN), CERTIFICATES)
+    found = decode_part(make_vault_value(CHAIN), CERTIFICATES)
     assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
-    found = decode_part(vault_value(CHAIN, expires=SOON), CERTIFICATES)
-    assert (found.not_before, found.expires) == (NOON, SOON)
-    found = decode_part(vault_value(CHAIN, not_before=LATE), CERTIFICATES)
-    assert (found.not_before, found.expires) == (LATE, NOON + timedelta(days=30))
-    found = decode_part(vault_value(PKCS8), TLS_KEY)
+    found = decode_part(make_vault_value(CHAIN, expires=LATER), CERTIFICATES)
+    assert (found.not_before, found.expires) == (NOON, LATER)
+    found = decode_part(make_vault_value(CHAIN, not_before=EARLIER), CERTIFICATES)
+    assert (found.not_before, found.expires) == (EARLIER, NOON + timedelta(days=30))
+    found = decode_part(make_vault_value(PKCS8), TLS_KEY)
     assert (found.not_before, found.expires) == (None, None)
-    lasting = issue_certificate("lasting", ca=True, start=NOON - timedelta(days=9), days=9000)
-    found = decode_part(vault_value(issue_certificate("web", lasting).pem + lasting.pem), CERTIFICATES)
+    long_lived = issue_certificate("lasting", ca=True, start=NOON - timedelta(days=9), days=9000)
+    found = decode_part(make_vault_value(issue_certificate("web", long_lived).pem + long_lived.pem), CERTIFICATES)
     assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
-    found = decode_part(vault_value(CHAIN), CERTIFICATES, now=NOON + timedelta(days=31))
+    found = decode_part(make_vault_value(CHAIN), CERTIFICATES, now=NOON + timedelta(days=31))
     assert "expired at 2030-01-31T12:00:00Z" in found.warnings[0]
 
 
-SOON, LATE = NOON + timedelta(hours=1), NOON - timedelta(hours=1)
+LATER, EARLIER = NOON + timedelta(hours=1), NOON - timedelta(hours=1)
 
 
 INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole chain"
@@ -361,20 +375,20 @@ INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole
 @pytest.mark.parametrize(
     ("found", "item", "warnings"),
     [
-        (vault_value("x", not_before=LATE, expires=SOON), {}, []),
-        (vault_value("x", not_before=NOON), {}, []),
+        (make_vault_value("x", not_before=EARLIER, expires=LATER), {}, []),
+        (make_vault_value("x", not_before=NOON), {}, []),
         (
-            vault_value("x", expires=LATE),
+            make_vault_value("x", expires=EARLIER),
             {},
             ["secret web in Key Vault shop expired at 2030-01-01T11:00:00Z and is synced all the same; renew it there"],
         ),
         (
-            vault_value("x", expires=NOON),
+            make_vault_value("x", expires=NOON),
             {},
             ["secret web in Key Vault shop expired at 2030-01-01T12:00:00Z and is synced all the same; renew it there"],
         ),
         (
-            vault_value("x", not_before=SOON),
+            make_vault_value("x", not_before=LATER),
             {"type": "key"},
             [
                 "key web in Key Vault shop is not valid before 2030-01-01T13:00:00Z and is synced all the same; check"
@@ -382,16 +396,16 @@ INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole
             ],
         ),
         (
-            vault_value("x", expires=LATE),
+            make_vault_value("x", expires=EARLIER),
             {"type": "cert", "history": 2},
             [
                 "certificate web (version v1) in Key Vault shop expired at 2030-01-01T11:00:00Z and is synced all the"
                 " same; renew it there"
             ],
         ),
-        (vault_value(PKCS8 + LEAF.pem, PEM), {}, [f"secret web in Key Vault shop {INCOMPLETE}"]),
+        (make_vault_value(PKCS8 + LEAF.pem, PEM), {}, [f"secret web in Key Vault shop {INCOMPLETE}"]),
         (
-            vault_value(PKCS8 + LEAF.pem, PEM, expires=NOON),
+            make_vault_value(PKCS8 + LEAF.pem, PEM, expires=NOON),
             {},
             [
                 f"secret web in Key Vault shop {INCOMPLETE}",
@@ -400,13 +414,13 @@ INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole
             ],
         ),
         (
-            vault_value(encode_pfx(LEAF.key, [LEAF, ROOT]), PFX),
+            make_vault_value(encode_pfx(LEAF.key, [LEAF, ROOT]), PFX),
             {},
             [f"secret web in Key Vault shop {INCOMPLETE}"],
         ),
-        (vault_value(PKCS8 + LEAF.pem + ISSUING.pem, PEM), {}, []),
-        (vault_value(PKCS8 + LEAF.pem), {}, []),
-        (vault_value(LEAF.pem), {"type": "cert"}, []),
+        (make_vault_value(PKCS8 + LEAF.pem + ISSUING.pem, PEM), {}, []),
+        (make_vault_value(PKCS8 + LEAF.pem), {}, []),
+        (make_vault_value(LEAF.pem), {"type": "cert"}, []),
     ],
 )
 def test_warning_about_a_value_is_reported_once_for_all_its_keys(
@@ -424,6 +438,6 @@ def test_only_values_that_were_fetched_have_warnings() -> None:
     fetched: dict[str, VaultValue | Unchanged | ControllerError] = {
         "a": ObjectError("gone"),
         "b": Unchanged(),
-        "c": vault_value("x", warnings=("is odd",)),
+        "c": make_vault_value("x", warnings=("is odd",)),
     }
     assert value_warnings("shop", wanted, fetched) == ["secret web in Key Vault shop is odd"]

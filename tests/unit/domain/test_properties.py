@@ -20,7 +20,7 @@ from controller.domain.properties import (
 from controller.domain.vault_objects import PROPERTY
 from controller.errors import ObjectError
 
-WHAT = "secret config in Key Vault shop"
+SUBJECT = "secret config in Key Vault shop"
 CANARY = "canary-77d1"
 # Seconds of CPU for any document of the largest size. Reading one takes 0.05 s on one core of 2.5 GHz.
 MAX_SECONDS = 1.0
@@ -32,28 +32,28 @@ DOCUMENT = """
 """
 
 
-def text_at(document: str, path: str) -> str:
+def read_text(document: str, path: str) -> str:
     assert PROPERTY.fullmatch(path)
-    return find_property(read_document(document.encode(), WHAT), path, WHAT).decode()
+    return find_property(read_document(document.encode(), SUBJECT), path, SUBJECT).decode()
 
 
-def refusal(document: str | bytes, path: str = "a") -> str:
+def get_refusal(document: str | bytes, path: str = "a") -> str:
     data = document if isinstance(document, bytes) else document.encode()
     with pytest.raises(ObjectError) as caught:
-        find_property(read_document(data, WHAT), path, WHAT)
+        find_property(read_document(data, SUBJECT), path, SUBJECT)
     return caught.value.message
 
 
-def problem(data: bytes) -> str:
+def find_problem(data: bytes) -> str:
     """Return why the properties of a value cannot be listed, or an empty text."""
     try:
-        list_properties(read_document(data, WHAT), WHAT)
+        list_properties(read_document(data, SUBJECT), SUBJECT)
     except ObjectError as error:
         return error.message
     return ""
 
 
-def escaped(name: str) -> str:
+def escape_name(name: str) -> str:
     return "".join(f"\\{letter}" if letter in ".[]\\" else letter for letter in name)
 
 
@@ -86,12 +86,12 @@ def escaped(name: str) -> str:
     ],
 )
 def test_path_finds_the_text(path: str, expected: str) -> None:
-    assert text_at(DOCUMENT, path) == expected
+    assert read_text(DOCUMENT, path) == expected
 
 
 def test_numbers_within_objects_keep_their_digits() -> None:
     expected = '{"password":"s3cret","port":5432,"ratio":1.10,"big":1e400,"id":12345678901234567890123}'
-    assert text_at(DOCUMENT, "database") == expected
+    assert read_text(DOCUMENT, "database") == expected
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_numbers_within_objects_keep_their_digits() -> None:
     ],
 )  # fmt: skip
 def test_yaml_is_read_as_its_text(document: str, path: str, expected: str) -> None:
-    assert text_at(document, path) == expected
+    assert read_text(document, path) == expected
 
 
 @pytest.mark.parametrize(
@@ -152,22 +152,22 @@ def test_yaml_is_read_as_its_text(document: str, path: str, expected: str) -> No
     ],
 )
 def test_refusal_says_why_and_quotes_no_value(document: str, path: str, words: str) -> None:
-    message = refusal(document % CANARY, path)
+    message = get_refusal(document % CANARY, path)
     assert words in message
-    assert message.startswith(WHAT)
+    assert message.startswith(SUBJECT)
     assert "canary" not in message
 
 
 def test_refusal_lists_few_names_and_cuts_long_ones() -> None:
     names = ["x" * 5000, *(f"n{number}" for number in range(2000))]
-    message = refusal(json.dumps(dict.fromkeys(names, CANARY)))
+    message = get_refusal(json.dumps(dict.fromkeys(names, CANARY)))
     assert "n8" in message
     assert "and 1991 more" in message
     assert len(message) < 300
 
 
 def test_text_that_is_not_utf8_is_refused() -> None:
-    assert "not UTF-8" in refusal(b'{"a": "\xff"}')
+    assert "not UTF-8" in get_refusal(b'{"a": "\xff"}')
 
 
 @pytest.mark.parametrize("path", ["", ".", "a.", "a..b", "..a", "a[", "a[]", "a[x]", "a]b", "a\\", "a[1234567]"])
@@ -177,7 +177,7 @@ def test_invalid_path_is_refused(path: str) -> None:
 
 @given(st.lists(st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1), min_size=1))
 def test_any_name_can_be_written_in_a_path(names: list[str]) -> None:
-    path = ".".join(map(escaped, names))
+    path = ".".join(map(escape_name, names))
     assert PROPERTY.fullmatch(path)
     assert parse_path(path) == names
 
@@ -194,13 +194,13 @@ VALUES = st.recursive(
 )
 
 
-def written(value: Any) -> str:
+def format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), VALUES, min_size=1))
-def test_every_property_of_any_json_comes_back(document: dict[str, Any]) -> None:
-    listed = list_properties(read_document(json.dumps(document).encode(), WHAT), WHAT)
+def test_every_property_of_any_json_is_read_unchanged(document: dict[str, Any]) -> None:
+    listed = list_properties(read_document(json.dumps(document).encode(), SUBJECT), SUBJECT)
     assert listed.keys() == document.keys()
     for name, value in document.items():
         text = listed[name]
@@ -208,7 +208,7 @@ def test_every_property_of_any_json_comes_back(document: dict[str, Any]) -> None
         if isinstance(value, list | dict):
             assert json.loads(text) == value
         else:
-            assert text.decode() == written(value)
+            assert text.decode() == format_value(value)
 
 
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=0x24F, exclude_characters="\x7f\x85\xa0"))
@@ -222,23 +222,23 @@ PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=0x24F, exclude
     ),
     st.booleans(),
 )
-def test_every_property_of_yaml_comes_back(document: dict[str, Any], flow: bool) -> None:
+def test_every_property_of_yaml_is_read_unchanged(document: dict[str, Any], flow: bool) -> None:
     text = yaml.safe_dump(document, allow_unicode=True, default_flow_style=flow)
-    listed = list_properties(read_document(text.encode(), WHAT), WHAT)
+    listed = list_properties(read_document(text.encode(), SUBJECT), SUBJECT)
     for name, value in document.items():
         found = listed[name]
         assert isinstance(found, bytes)
         if isinstance(value, list):
             # PyYAML writes a text such as 0E0 without quotes: by YAML's core schema it is a number, of the same digits.
             read = json.loads(found, parse_float=str, parse_int=str)
-            assert [written(item) for item in read] == [written(item) for item in value]
+            assert [format_value(item) for item in read] == [format_value(item) for item in value]
         else:
-            assert found.decode() == written(value)
+            assert found.decode() == format_value(value)
 
 
 @given(st.binary(max_size=300) | st.text("{}[]:,-?&*!|>'\"%#\n a1", max_size=300).map(str.encode))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    assert len(problem(data)) < 500
+    assert len(find_problem(data)) < 500
 
 
 @pytest.mark.parametrize(
@@ -250,23 +250,23 @@ def test_hostile_document_ends_within_the_time_limit(pattern: str) -> None:
     data = (pattern * MAX_DOCUMENT_BYTES).encode()[:MAX_DOCUMENT_BYTES]
     for document in (data, b"a: [" + data[:-4], b'{"a":[' + data[:-6]):
         began = time.thread_time()
-        assert len(problem(document)) < 500
+        assert len(find_problem(document)) < 500
         assert time.thread_time() - began < MAX_SECONDS
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_nested_json_is_read_or_refused(opening: str, closing: str) -> None:
     for depth in (1, MAX_DEPTH, 900, 5000):
-        message = problem(("[" + opening * depth + "1" + closing * depth + "]").encode())
+        message = find_problem(("[" + opening * depth + "1" + closing * depth + "]").encode())
         assert "too deeply" in message if depth > 900 else "no properties" in message
 
 
 def test_document_above_the_size_limit_is_not_read() -> None:
     data = b'{"a": "' + b"x" * MAX_DOCUMENT_BYTES + b'"}'
-    assert f"at most {MAX_DOCUMENT_BYTES}" in refusal(data)
+    assert f"at most {MAX_DOCUMENT_BYTES}" in get_refusal(data)
 
 
 @pytest.mark.parametrize("document", ["{}", "[]", "[1]", "x", "1", "", "null"])
 def test_document_that_is_not_an_object_has_no_properties(document: str) -> None:
     with pytest.raises(ObjectError, match="has no properties"):
-        list_properties(read_document(document.encode(), WHAT), WHAT)
+        list_properties(read_document(document.encode(), SUBJECT), SUBJECT)

@@ -1,4 +1,4 @@
-"""The parameters of a SecretProviderClass, and sourcePaths."""
+"""Test the parameters of a SecretProviderClass, and sourcePaths."""
 
 import time
 
@@ -11,7 +11,7 @@ from controller.errors import ClassError, InputError
 from tests.support.builders import ONE, make_azure_class, make_sync
 
 
-def read(objects: str) -> ProviderConfig:
+def read_config(objects: str) -> ProviderConfig:
     return read_class(make_azure_class(objects))
 
 
@@ -28,17 +28,17 @@ def test_class_of_the_guide_is_parsed() -> None:
 
 
 def test_path_that_is_a_name_means_the_newest_version_as_a_whole() -> None:
-    found = read("array: ['objectName: a']")
+    found = read_config("array: ['objectName: a']")
     assert found.resolve_path("a") == ObjectVersionRef(found.objects["a"])
     assert found.resolve_path("a") == ObjectVersionRef(found.objects["a"], 0, ObjectPart.WHOLE)
 
 
 def test_names_are_read_as_text() -> None:
-    found = read("array: ['objectName: no', 'objectName: 1e3', 'objectName: 0x10', 'objectName: 010']")
+    found = read_config("array: ['objectName: no', 'objectName: 1e3', 'objectName: 0x10', 'objectName: 010']")
     assert list(found.objects) == ["no", "1e3", "0x10", "010"]
 
 
-def test_tenant_in_the_csi_providers_spelling() -> None:
+def test_tenant_in_the_spelling_of_the_csi_provider_is_read() -> None:
     source = make_azure_class()
     source.spec.parameters["tenantId"] = source.spec.parameters.pop("tenantID")
     assert read_class(source).tenant_id == "tenant"
@@ -222,7 +222,7 @@ NO_HISTORY = "expected a number from 0 to 500"
 )
 def test_wrong_objects_are_reported_with_place_and_fix(objects: str, message: str) -> None:
     try:
-        problems = read(objects).item_problems
+        problems = read_config(objects).item_problems
     except ClassError as error:
         problems = [error.message]
     assert problems == [message]
@@ -256,11 +256,11 @@ def test_object_is_named_with_its_kind(kind: str, noun: str) -> None:
 
 
 def test_object_without_unknown_fields_has_no_warnings() -> None:
-    assert read("array: ['objectName: a']").warnings == {}
+    assert read_config("array: ['objectName: a']").warnings == {}
 
 
 def test_fields_that_are_left_out_have_their_defaults() -> None:
-    found = read("array: ['objectName: a']").objects["a"]
+    found = read_config("array: ['objectName: a']").objects["a"]
     assert found == VaultObject(name="a")
     assert found == VaultObject(
         name="a",
@@ -280,7 +280,7 @@ def test_fields_that_are_left_out_have_their_defaults() -> None:
     ("value", "keep"), [("true", True), ("True", True), ("false", False), ("FALSE", False), ("''", False)]
 )
 def test_kept_object_is_read(value: str, keep: bool) -> None:
-    (found,) = read(f"array:\n  - |\n    objectName: a\n    objectKeep: {value}\n").objects.values()
+    (found,) = read_config(f"array:\n  - |\n    objectName: a\n    objectKeep: {value}\n").objects.values()
     assert found.keep is keep
 
 
@@ -420,7 +420,7 @@ def test_property_and_expand_are_read() -> None:
             objectName: db
             objectExpand: True
     """
-    found = read(objects).objects
+    found = read_config(objects).objects
     assert (found["password"].property_path, found["password"].expand) == (r"servers[0].pass\.word", False)
     assert (found["db"].property_path, found["db"].expand) == ("", True)
 
@@ -444,7 +444,7 @@ def test_chain_and_login_are_parts_unless_an_object_has_that_name(path: str, par
         "{objectName: taken}",
         "{objectName: b, objectAlias: taken/ca.crt}",
     ]
-    assert read(f"array: {PATHS + more}").resolve_path(path).part is part
+    assert read_config(f"array: {PATHS + more}").resolve_path(path).part is part
 
 
 @pytest.mark.parametrize(
@@ -460,20 +460,20 @@ def test_chain_and_login_are_parts_unless_an_object_has_that_name(path: str, par
     ],
 )
 def test_tls_secret_takes_no_other_part(target: str, path: str, words: str) -> None:
-    found = read(f"array: {[*PATHS, '{objectName: b, objectAlias: all, objectExpand: true}']}")
+    found = read_config(f"array: {[*PATHS, '{objectName: b, objectAlias: all, objectExpand: true}']}")
     with pytest.raises(InputError, match=words):
         found.wanted(make_sync({target: path}, type="kubernetes.io/tls").spec.secret_object)
 
 
 def test_tls_secret_may_have_the_chain_beside_its_halves() -> None:
     keys = {"tls.crt": "one", "tls.key": "one", "ca.crt": "one/ca.crt"}
-    wanted = read(f"array: {PATHS}").wanted(make_sync(keys, type="kubernetes.io/tls").spec.secret_object)
+    wanted = read_config(f"array: {PATHS}").wanted(make_sync(keys, type="kubernetes.io/tls").spec.secret_object)
     assert [item.part for item in wanted.values()] == [ObjectPart.CERTIFICATES, ObjectPart.TLS_KEY, ObjectPart.ISSUERS]
 
 
 @pytest.mark.parametrize("path", ["all/tls.crt", "all.ca.crt", "all/username"])
 def test_expanded_object_has_no_parts(path: str) -> None:
-    found = read("array: ['{objectName: all, objectExpand: true}']")
+    found = read_config("array: ['{objectName: all, objectExpand: true}']")
     with pytest.raises(InputError, match="and no part"):
         found.wanted(make_sync({"k": path}).spec.secret_object)
 
@@ -481,7 +481,7 @@ def test_expanded_object_has_no_parts(path: str) -> None:
 @pytest.mark.parametrize("path", ["all", "all/0"])
 def test_key_of_an_expanded_item_is_no_key_of_a_secret(path: str) -> None:
     history = ", objectVersionHistory: 2" if path == "all/0" else ""
-    found = read(f"array: ['{{objectName: all, objectExpand: true{history}}}', 'objectName: one']")
+    found = read_config(f"array: ['{{objectName: all, objectExpand: true{history}}}', 'objectName: one']")
     wanted = found.wanted(make_sync({"k": path, "single": "one"}).spec.secret_object)
     assert {key: item.object.name for key, item in wanted.items()} == {"k/*": "all", "single": "one"}
 
@@ -524,7 +524,7 @@ PATHS = [
     ],
 )
 def test_source_path_names_object_version_and_part(path: str, served_as: str, index: int, part: ObjectPart) -> None:
-    version = read(f"array: {PATHS}").resolve_path(path)
+    version = read_config(f"array: {PATHS}").resolve_path(path)
     assert (version.object.served_as, version.index, version.part) == (served_as, index, part)
     assert version.whole == ObjectVersionRef(version.object.in_vault, index)
 
@@ -534,7 +534,7 @@ def test_source_path_names_object_version_and_part(path: str, served_as: str, in
     [("one", "secret/a"), ("one/tls.crt", "secret/a"), ("many/2", "secret/many/2"), ("turned/0", "key/turned/0")],
 )
 def test_version_is_shown_with_its_number_if_it_has_a_history(path: str, text: str) -> None:
-    assert str(read(f"array: {PATHS}").resolve_path(path)) == text
+    assert str(read_config(f"array: {PATHS}").resolve_path(path)) == text
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_version_is_shown_with_its_number_if_it_has_a_history(path: str, text: s
 )
 def test_source_path_without_an_object_is_reported(path: str, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        read(f"array: {PATHS}").resolve_path(path)
+        read_config(f"array: {PATHS}").resolve_path(path)
     assert path in caught.value.message
     for word in words:
         assert word in caught.value.message
@@ -582,7 +582,7 @@ def test_source_path_without_an_object_is_reported(path: str, words: list[str]) 
     ],
 )
 def test_tls_secret_gets_the_part_of_its_key(secret_type: str, key: str, path: str, part: ObjectPart) -> None:
-    wanted = read(f"array: {PATHS}").wanted(make_sync({key: path}, type=secret_type).spec.secret_object)
+    wanted = read_config(f"array: {PATHS}").wanted(make_sync({key: path}, type=secret_type).spec.secret_object)
     assert wanted[key].part is part
 
 
@@ -597,7 +597,7 @@ def test_tls_secret_gets_the_part_of_its_key(secret_type: str, key: str, path: s
 )
 def test_tls_secret_with_swapped_parts_is_rejected(key: str, path: str, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        read(f"array: {PATHS}").wanted(make_sync({key: path}, type="kubernetes.io/tls").spec.secret_object)
+        read_config(f"array: {PATHS}").wanted(make_sync({key: path}, type="kubernetes.io/tls").spec.secret_object)
     for word in [key, *words]:
         assert word in caught.value.message
 
@@ -606,21 +606,21 @@ def test_tls_secret_with_swapped_parts_is_rejected(key: str, path: str, words: l
 def test_unknown_source_path_is_reported_with_ten_names_of_objects(count: int) -> None:
     names = [f"a{number:02}" for number in range(count)]
     with pytest.raises(InputError) as caught:
-        read(f"array: {[*(f'objectName: {name}' for name in names), 'null']}").resolve_path("b")
+        read_config(f"array: {[*(f'objectName: {name}' for name in names), 'null']}").resolve_path("b")
     known = ", ".join(names[:10]) or "none"
     assert caught.value.message == f"sourcePath b: the SecretProviderClass has no such object; it has: {known}"
 
 
 def test_unknown_source_path_is_reported_with_the_first_item_without_a_name() -> None:
     with pytest.raises(ClassError) as caught:
-        read("array: ['objectName: a', 'objectType: key', 'x']").resolve_path("b")
+        read_config("array: ['objectName: a', 'objectType: key', 'x']").resolve_path("b")
     assert caught.value.message == "sourcePath b: no such object, and objects item 1 (line 1): objectName is missing"
 
 
 def test_two_thousand_objects_are_read_within_seconds() -> None:
     text = "array:\n" + "".join(f"  - |\n    objectName: a{i}\n    objectType: secret\n" for i in range(2_000))
     start = time.process_time()
-    assert len(read(text).objects) == 2_000
+    assert len(read_config(text).objects) == 2_000
     assert time.process_time() - start < 2
 
 
@@ -664,7 +664,7 @@ FAULTY = {
 
 @pytest.mark.parametrize("item", FAULTY.values(), ids=FAULTY)
 def test_unusable_item_affects_only_its_own_source_paths(item: str) -> None:
-    found = read(f"array:\n  - 'objectName: good'\n  - '{item}'\n  - 'objectName: better'\n")
+    found = read_config(f"array:\n  - 'objectName: good'\n  - '{item}'\n  - 'objectName: better'\n")
     assert set(found.objects) == {"good", "better"}
     assert len(found.item_problems) == 1
     assert "item 1 (line 3)" in found.item_problems[0]
@@ -681,12 +681,12 @@ def test_unusable_item_affects_only_its_own_source_paths(item: str) -> None:
 def test_alias_of_a_history_is_cleaned_as_a_path(alias: str, cleaned: str) -> None:
     """The CSI provider writes the files `filepath.Join(alias, "0")` and so on."""
     item = f'{{objectName: db, objectAlias: "{alias}", objectVersionHistory: 2}}'
-    config = read(f"array:\n  - '{item}'\n")
+    config = read_config(f"array:\n  - '{item}'\n")
     for index in range(2):
         version = config.resolve_path(f"{cleaned}/{index}")
         assert (version.object.name, version.index) == ("db", index)
     assert config.resolve_path(f"{cleaned}/0.crt").part is ObjectPart.CERTIFICATES
-    single = read(f"array:\n  - '{{objectName: db, objectAlias: \"{alias}\"}}'\n")
+    single = read_config(f"array:\n  - '{{objectName: db, objectAlias: \"{alias}\"}}'\n")
     assert set(single.objects) == {alias}
 
 
@@ -694,7 +694,7 @@ def test_alias_of_a_history_is_cleaned_as_a_path(alias: str, cleaned: str) -> No
     "alias", ["_x", "ConnectionStrings:Default", "a b", "x" * 254, "x" * 5000, "a//b", "./a", "\u00e9", "-a", "a/"]
 )
 def test_alias_that_no_source_path_can_name_affects_no_other_object(alias: str) -> None:
-    found = read(f"array:\n  - 'objectName: good'\n  - '{{objectName: odd, objectAlias: \"{alias}\"}}'\n")
+    found = read_config(f"array:\n  - 'objectName: good'\n  - '{{objectName: odd, objectAlias: \"{alias}\"}}'\n")
     assert set(found.objects) == {"good", alias}
     assert found.item_problems == []
     with pytest.raises(InputError, match="it has: ") as caught:
@@ -704,7 +704,7 @@ def test_alias_that_no_source_path_can_name_affects_no_other_object(alias: str) 
 
 def test_same_item_twice_word_for_word_is_one_object() -> None:
     item = "{objectName: opcua, objectType: secret, objectEncoding: hex}"
-    found = read(f"array: ['{item}', '{item}', 'objectName: other', '{item}']")
+    found = read_config(f"array: ['{item}', '{item}', 'objectName: other', '{item}']")
     assert set(found.objects) == {"opcua", "other"}
     assert found.item_problems == []
 
@@ -715,7 +715,7 @@ def test_newest_version_and_history_of_one_name_have_different_paths(first: bool
     """SSE serves both: the CSI provider writes the files `a`, `a/0` and `a/1`."""
     newest, history = "'objectName: a'", "'{objectName: a, objectVersionHistory: 2}'"
     items = [newest, history] if first else [history, newest]
-    found = read(f"array: [{', '.join(items * repeated)}]")
+    found = read_config(f"array: [{', '.join(items * repeated)}]")
     assert (found.resolve_path("a").object.history, found.resolve_path("a").index) == (1, 0)
     for index in range(2):
         assert (found.resolve_path(f"a/{index}").object.history, found.resolve_path(f"a/{index}").index) == (2, index)
@@ -728,12 +728,12 @@ def test_newest_version_and_history_of_one_name_have_different_paths(first: bool
 
 
 def test_every_object_is_listed_once() -> None:
-    found = read("array: ['{objectName: a, objectVersionHistory: 2}', 'objectName: b', 'objectName: b']")
+    found = read_config("array: ['{objectName: a, objectVersionHistory: 2}', 'objectName: b', 'objectName: b']")
     assert [each.name for each in found.all_objects] == ["a", "b"]
 
 
 def test_histories_of_one_name_with_different_contents_fail() -> None:
-    found = read(
+    found = read_config(
         "array: ['objectName: a', '{objectName: a, objectVersionHistory: 2}',"
         " '{objectName: a, objectVersionHistory: 3}', 'objectName: b']"
     )
@@ -744,22 +744,24 @@ def test_histories_of_one_name_with_different_contents_fail() -> None:
 
 
 def test_different_items_of_one_name_fail_for_that_name_alone() -> None:
-    found = read("array: ['objectName: a', '{objectName: a, objectType: cert}', 'objectName: a', 'objectName: b']")
+    found = read_config(
+        "array: ['objectName: a', '{objectName: a, objectType: cert}', 'objectName: a', 'objectName: b']"
+    )
     assert set(found.objects) == {"b"}
     with pytest.raises(ClassError, match="a is named twice, as secret and as cert; give one an objectAlias"):
         found.resolve_path("a")
 
 
 def test_unknown_field_is_ignored_and_reported_for_its_object() -> None:
-    found = read("array: ['{objectName: a, objectname: b, extra: [1]}', 'objectName: c']")
+    found = read_config("array: ['{objectName: a, objectname: b, extra: [1]}', 'objectName: c']")
     assert found.resolve_path("a").object.name == "a"
     assert found.warnings_about([found.resolve_path("c")]) == ()
-    said = found.warnings_about([found.resolve_path("a"), found.resolve_path("a")])
-    assert [text.partition(": ")[2] for text in said] == [
+    warnings = found.warnings_about([found.resolve_path("a"), found.resolve_path("a")])
+    assert [text.partition(": ")[2] for text in warnings] == [
         "unknown field 'objectname' is ignored; write objectName",
         "unknown field 'extra' is ignored",
     ]
-    assert all("item 0 (line 1), line 1" in text for text in said)
+    assert all("item 0 (line 1), line 1" in text for text in warnings)
 
 
 @pytest.mark.parametrize(
@@ -779,13 +781,13 @@ def test_unknown_field_is_ignored_and_reported_for_its_object() -> None:
 def test_text_after_the_first_document_is_ignored(rest: str, place: str) -> None:
     """The CSI provider reads one document of `objects`, and one of each item."""
     lines = "".join(f"    {line}\n" for line in rest.splitlines()) if place == "item" else f"{rest}\n"
-    found = read(f"array:\n  - |\n    objectName: a\n    objectType: key\n{lines}")
+    found = read_config(f"array:\n  - |\n    objectName: a\n    objectType: key\n{lines}")
     assert found.item_problems == []
     assert [(item.name, item.type) for item in found.objects.values()] == [("a", "key")]
 
 
 def test_quoted_merge_key_is_a_field_like_any_other() -> None:
-    found = read("array: ['{objectName: a, \"<<\": x}']")
+    found = read_config("array: ['{objectName: a, \"<<\": x}']")
     assert found.objects["a"].type == "secret"
     assert "unknown field '<<'" in found.item_problems[0]
 
@@ -794,14 +796,16 @@ def test_quoted_merge_key_is_a_field_like_any_other() -> None:
 def test_null_is_an_absent_field(null: str) -> None:
     names = ("objectType", "objectVersion", "objectVersionHistory", "objectAlias", "objectFormat", "objectEncoding")
     fields = "".join(f"    {name}: {null}\n" for name in (*names, "filePermission"))
-    found = read(f"array:\n  - |\n    objectName: a\n{fields}  - {null}\n  - |\n    {null}\n")
+    found = read_config(f"array:\n  - |\n    objectName: a\n{fields}  - {null}\n  - |\n    {null}\n")
     assert found.item_problems == []
-    assert found.objects == read("array: ['objectName: a']").objects
+    assert found.objects == read_config("array: ['objectName: a']").objects
 
 
 def test_quoted_null_is_a_text() -> None:
-    assert read('array: [\'{objectName: "null", objectAlias: "Null"}\']').resolve_path("Null").object.name == "null"
-    assert set(read("array: ['{objectName: a, objectAlias: \"~\"}']").objects) == {"~"}
+    assert (
+        read_config('array: [\'{objectName: "null", objectAlias: "Null"}\']').resolve_path("Null").object.name == "null"
+    )
+    assert set(read_config("array: ['{objectName: a, objectAlias: \"~\"}']").objects) == {"~"}
 
 
 @pytest.mark.parametrize(
@@ -816,7 +820,7 @@ def test_quoted_null_is_a_text() -> None:
     ],
 )
 def test_history_is_the_integer_that_sse_reads(text: str, history: int | None) -> None:
-    found = read(f"array: ['{{objectName: a, objectVersionHistory: {text}}}']")
+    found = read_config(f"array: ['{{objectName: a, objectVersionHistory: {text}}}']")
     if history is None:
         assert "objectVersionHistory is" in found.item_problems[0]
         assert "expected a number from 0 to 500" in found.item_problems[0]
@@ -827,7 +831,7 @@ def test_history_is_the_integer_that_sse_reads(text: str, history: int | None) -
 @pytest.mark.parametrize("kind", ["cert", "key"])
 @pytest.mark.parametrize("form", ["PFX", "Pfx", "PEM", "pem"])
 def test_format_in_capitals_has_no_effect_on_a_certificate_or_key(kind: str, form: str) -> None:
-    found = read(f"array: ['{{objectName: a, objectType: {kind}, objectFormat: {form}}}']")
+    found = read_config(f"array: ['{{objectName: a, objectType: {kind}, objectFormat: {form}}}']")
     assert found.item_problems == []
     assert found.objects["a"].format == "pem"
 

@@ -1,4 +1,4 @@
-"""Labels, annotations and names that other tools obey."""
+"""Test that labels, annotations and names that other tools obey are refused."""
 
 import re
 
@@ -6,8 +6,8 @@ import pytest
 
 from controller.domain import reserved
 
-UNDER = "x.helm.sh/a", "helm.sh/a", "meta.helm.sh/a", "Argocd.ArgoProj.io/a", "applyset.kubernetes.io/id"
-HARMLESS = (
+RESERVED_KEYS = "x.helm.sh/a", "helm.sh/a", "meta.helm.sh/a", "Argocd.ArgoProj.io/a", "applyset.kubernetes.io/id"
+OTHER_KEYS = (
     "helm.sh",
     "xhelm.sh/a",
     "helm.sh.example.com/a",
@@ -17,7 +17,7 @@ HARMLESS = (
 )
 
 
-@pytest.mark.parametrize("key", [*UNDER, reserved.MANAGED_BY, f"{reserved.ACCOUNT_PREFIX}name"])
+@pytest.mark.parametrize("key", [*RESERVED_KEYS, reserved.MANAGED_BY, f"{reserved.ACCOUNT_PREFIX}name"])
 def test_reserved_key_is_reported_with_the_fix(key: str) -> None:
     for labels, annotations, field in (({key: "x"}, {}, "labels"), ({}, {key: "x"}, "annotations")):
         found = reserved.find_reserved("shop", labels, annotations)
@@ -27,7 +27,7 @@ def test_reserved_key_is_reported_with_the_fix(key: str) -> None:
         assert "remove it" in found
 
 
-@pytest.mark.parametrize("key", HARMLESS)
+@pytest.mark.parametrize("key", OTHER_KEYS)
 def test_other_keys_are_not_reserved(key: str) -> None:
     assert reserved.find_reserved("shop", {key: "helm"}, {key: "helm"}) is None
 
@@ -38,12 +38,12 @@ def test_owner_is_reserved_only_with_helms_value() -> None:
 
 
 @pytest.mark.parametrize("name", ["sh.helm.release.v1.shop.v1", "bootstrap-token-abcdef"])
-def test_reserved_names(name: str) -> None:
+def test_reserved_name_is_reported_with_the_fix(name: str) -> None:
     found = reserved.find_reserved(name, {}, {})
     assert found
     assert "rename the SecretSync" in found
 
 
 def test_pattern_of_reserved_keys_is_valid_in_cel() -> None:
-    """RE2 has no lookaround and no backreference."""
+    """Check the syntax that RE2 lacks: lookaround and backreferences."""
     assert not re.search(r"\(\?[=!<P]|\\[1-9]", reserved.KEY)

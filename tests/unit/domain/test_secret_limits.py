@@ -10,7 +10,7 @@ from controller.domain.decision import find_spec_mistake
 from controller.domain.secret_limits import find_violation, key_violation
 from tests.support.builders import make_sync
 
-# Written as apimachinery writes them, independently of the module.
+# The patterns of apimachinery, written independently of the tested module.
 QUALIFIED = re.compile(
     r"([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)"
 )
@@ -82,7 +82,7 @@ def test_message_names_the_field_and_what_to_write(
         *((key, "key is not a single dot and does not begin with two dots") for key in (".", "..", "..a")),
     ],
 )
-def test_refused_key(key: str, message: str) -> None:
+def test_invalid_key_is_refused(key: str, message: str) -> None:
     assert key_violation(key) == f"targetKey {key}: a Secret's {message}"
 
 
@@ -97,16 +97,16 @@ def test_message_quotes_at_most_80_characters(text: str, quoted: str) -> None:
 
 
 @pytest.mark.parametrize("key", [".a", "a..", "a.b_c-D", "_", "-", "a" * 253])
-def test_accepted_key(key: str) -> None:
+def test_valid_key_is_accepted(key: str) -> None:
     assert key_violation(key) is None
 
 
-def test_message_quotes_little() -> None:
+def test_message_about_a_long_text_is_short() -> None:
     assert len(find_violation({"k": "v" * 10**6}, {}) or "") < 400
     assert len(key_violation("k" * 10**6) or "") < 400
 
 
-def test_secretsync_with_such_a_label_is_a_mistake() -> None:
+def test_invalid_label_of_a_secretsync_is_a_mistake() -> None:
     found = find_spec_mistake(make_sync(labels={"a b": "x"}))
     assert found
     assert found.message.startswith("secretObject.labels: the key 'a b'")

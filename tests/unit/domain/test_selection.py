@@ -1,4 +1,4 @@
-"""The objects that an AKVSync's select matches: patterns, conditions, and kept objects."""
+"""Test which objects an AKVSync's select matches: patterns, conditions, and kept objects."""
 
 import fnmatch
 import time
@@ -104,16 +104,16 @@ def test_object_is_selected_if_all_given_conditions_match(
     assert ObjectSelector(msgspec.convert(select, Select)).matches(found) is selected
 
 
-def collected(query: Query, *items: ListItem) -> SelectionCollector:
+def collect_items(query: Query, *items: ListItem) -> SelectionCollector:
     collector = SelectionCollector(query)
     for each in items:
         collector.add(each)
     return collector
 
 
-def test_list_answers_each_entry() -> None:
+def test_sighting_has_the_matches_of_each_entry() -> None:
     query = Query(entries=(Select(name_prefix="a"), Select(types=["cert"])))
-    seen = collected(
+    seen = collect_items(
         query, make_item("a1"), make_item("b", managed=True), make_item("A2", managed=True), make_item("c")
     ).to_sighting()
     assert seen.matches == (
@@ -125,15 +125,15 @@ def test_list_answers_each_entry() -> None:
 
 def test_missing_objects_are_those_absent_or_disabled_in_the_list() -> None:
     query = Query(entries=(Select(name_prefix="a"),), confirm=frozenset({"a", "b", "c", "d"}))
-    collector = collected(
+    collector = collect_items(
         query, make_item("A"), make_item("b", enabled=False), make_item("d", tags={"left": "the selection"})
     )
     assert collector.missing_names == {"b", "c"}
 
 
-def test_of_too_many_matches_the_known_and_the_first_are_kept() -> None:
+def test_known_and_first_matches_are_kept_of_too_many() -> None:
     query = Query(entries=(Select(),), known=frozenset({"z9999"}))
-    seen = collected(query, *(make_item(f"z{number:04}") for number in range(10_000))).to_sighting()
+    seen = collect_items(query, *(make_item(f"z{number:04}") for number in range(10_000))).to_sighting()
     (matches,) = seen.matches
     assert seen.totals == (10_000,)
     assert len(matches) == MAX_PARTS + 2
@@ -163,5 +163,5 @@ def test_choices_of_an_entry_follow_from_the_list_and_the_last_choices(
     entry: AKVObject, present: list[str], before: list[str], removed: list[str], chosen: list[ObjectChoice]
 ) -> None:
     sighting = SelectionSighting(matches=(tuple(map(SelectedObject, present)),), totals=(len(present),))
-    had = [{name.lower(): name for name in before}]
-    assert list(choose_objects([entry], sighting, had, frozenset(removed))[0]) == chosen
+    last_choices = [{name.lower(): name for name in before}]
+    assert list(choose_objects([entry], sighting, last_choices, frozenset(removed))[0]) == chosen

@@ -14,104 +14,190 @@ THEN = datetime(2030, 1, 1, 12, 0, 5, tzinfo=UTC)
 USER = VaultObject(name="user")
 PINNED = VaultObject(name="user", version="v1")
 HISTORY = VaultObject(name="user", history=3)
-TWO = VaultObject(name="user", history=2)
+HISTORY_OF_TWO = VaultObject(name="user", history=2)
 
 
-def known(what: str = "secret/user", version: str = "v1", updated: str = "2030-01-01T12:00:05Z") -> ObjectVersion:
-    return ObjectVersion(target_key="k", object=what, version=version, updated=updated)
+def make_known_version(
+    object_name: str = "secret/user", version: str = "v1", updated: str = "2030-01-01T12:00:05Z"
+) -> ObjectVersion:
+    return ObjectVersion(target_key="k", object=object_name, version=version, updated=updated)
 
 
-def listed(
+def list_object(
     name: str = "user", updated: datetime | None = THEN, enabled: bool = True, kind: str = "secret"
 ) -> VaultSnapshot:
     return VaultSnapshot(listed={kind: {name: ListedObject(updated, enabled)}})
 
 
-def versions(*ids: str) -> VaultSnapshot:
+def list_versions(*ids: str) -> VaultSnapshot:
     return VaultSnapshot(versions={HISTORY: ids})
 
 
 @pytest.mark.parametrize(
     ("snapshot", "wanted", "before", "stale"),
     [
-        pytest.param(listed(), ObjectVersionRef(USER), [known()], False, id="equal"),
-        pytest.param(listed(), ObjectVersionRef(USER), [], True, id="never synced"),
-        pytest.param(listed(), ObjectVersionRef(USER), [known(what="secret/other")], True, id="another object"),
-        pytest.param(listed(), ObjectVersionRef(USER), [known(what="secret/user/0")], True, id="had a history before"),
+        pytest.param(list_object(), ObjectVersionRef(USER), [make_known_version()], False, id="equal"),
+        pytest.param(list_object(), ObjectVersionRef(USER), [], True, id="never synced"),
         pytest.param(
-            listed(updated=THEN + timedelta(seconds=1)), ObjectVersionRef(USER), [known()], True, id="updated later"
+            list_object(),
+            ObjectVersionRef(USER),
+            [make_known_version(object_name="secret/other")],
+            True,
+            id="another object",
         ),
         pytest.param(
-            listed(updated=THEN - timedelta(days=1)),
+            list_object(),
             ObjectVersionRef(USER),
-            [known()],
+            [make_known_version(object_name="secret/user/0")],
+            True,
+            id="had a history before",
+        ),
+        pytest.param(
+            list_object(updated=THEN + timedelta(seconds=1)),
+            ObjectVersionRef(USER),
+            [make_known_version()],
+            True,
+            id="updated later",
+        ),
+        pytest.param(
+            list_object(updated=THEN - timedelta(days=1)),
+            ObjectVersionRef(USER),
+            [make_known_version()],
             True,
             id="restored from a backup",
         ),
         pytest.param(
-            listed(updated=THEN + timedelta(microseconds=9)),
+            list_object(updated=THEN + timedelta(microseconds=9)),
             ObjectVersionRef(USER),
-            [known()],
+            [make_known_version()],
             False,
             id="less than a second later",
         ),
-        pytest.param(listed(updated=None), ObjectVersionRef(USER), [known()], True, id="list without a time"),
         pytest.param(
-            listed(updated=None), ObjectVersionRef(USER), [known(updated="")], True, id="list and status without a time"
+            list_object(updated=None), ObjectVersionRef(USER), [make_known_version()], True, id="list without a time"
         ),
-        pytest.param(listed(), ObjectVersionRef(USER), [known(updated="")], True, id="fetched within the second"),
-        pytest.param(listed(enabled=False), ObjectVersionRef(USER), [known()], True, id="disabled"),
-        pytest.param(VaultSnapshot(), ObjectVersionRef(USER), [known()], True, id="not in the snapshot"),
-        pytest.param(VaultSnapshot(listed={"secret": {}}), ObjectVersionRef(USER), [known()], True, id="deleted"),
-        pytest.param(listed(kind="cert"), ObjectVersionRef(USER), [known()], True, id="certificate of the same name"),
         pytest.param(
-            listed(kind="cert"),
+            list_object(updated=None),
+            ObjectVersionRef(USER),
+            [make_known_version(updated="")],
+            True,
+            id="list and status without a time",
+        ),
+        pytest.param(
+            list_object(),
+            ObjectVersionRef(USER),
+            [make_known_version(updated="")],
+            True,
+            id="fetched within the second",
+        ),
+        pytest.param(list_object(enabled=False), ObjectVersionRef(USER), [make_known_version()], True, id="disabled"),
+        pytest.param(VaultSnapshot(), ObjectVersionRef(USER), [make_known_version()], True, id="not in the snapshot"),
+        pytest.param(
+            VaultSnapshot(listed={"secret": {}}), ObjectVersionRef(USER), [make_known_version()], True, id="deleted"
+        ),
+        pytest.param(
+            list_object(kind="cert"),
+            ObjectVersionRef(USER),
+            [make_known_version()],
+            True,
+            id="certificate of the same name",
+        ),
+        pytest.param(
+            list_object(kind="cert"),
             ObjectVersionRef(VaultObject(name="user", type="cert")),
-            [known("cert/user")],
+            [make_known_version("cert/user")],
             False,
             id="certificate",
         ),
         pytest.param(
-            listed(kind="key", updated=THEN - timedelta(seconds=1)),
+            list_object(kind="key", updated=THEN - timedelta(seconds=1)),
             ObjectVersionRef(VaultObject(name="user", type="key")),
-            [known("key/user")],
+            [make_known_version("key/user")],
             True,
             id="changed key",
         ),
-        pytest.param(listed(), ObjectVersionRef(USER, 0, ObjectPart.PRIVATE_KEY), [known()], False, id="part"),
         pytest.param(
-            listed(), ObjectVersionRef(VaultObject(name="USER")), [known("secret/USER")], False, id="name in capitals"
+            list_object(), ObjectVersionRef(USER, 0, ObjectPart.PRIVATE_KEY), [make_known_version()], False, id="part"
         ),
         pytest.param(
-            listed(), ObjectVersionRef(VaultObject(name="User")), [known()], True, id="class changed the case"
+            list_object(),
+            ObjectVersionRef(VaultObject(name="USER")),
+            [make_known_version("secret/USER")],
+            False,
+            id="name in capitals",
         ),
         pytest.param(
-            listed(updated=THEN + timedelta(9)), ObjectVersionRef(PINNED), [known()], False, id="pinned version"
+            list_object(),
+            ObjectVersionRef(VaultObject(name="User")),
+            [make_known_version()],
+            True,
+            id="class changed the case",
         ),
-        pytest.param(listed(), ObjectVersionRef(PINNED), [known(version="v0")], True, id="pinned to another version"),
+        pytest.param(
+            list_object(updated=THEN + timedelta(9)),
+            ObjectVersionRef(PINNED),
+            [make_known_version()],
+            False,
+            id="pinned version",
+        ),
+        pytest.param(
+            list_object(),
+            ObjectVersionRef(PINNED),
+            [make_known_version(version="v0")],
+            True,
+            id="pinned to another version",
+        ),
         pytest.param(
             VaultSnapshot(listed={"secret": {}}),
             ObjectVersionRef(PINNED),
-            [known()],
+            [make_known_version()],
             True,
             id="deleted pinned version",
         ),
-        pytest.param(versions("v2", "v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], False, id="history"),
         pytest.param(
-            versions("v3", "v2", "v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="newer version"
+            list_versions("v2", "v1"),
+            ObjectVersionRef(HISTORY, 1),
+            [make_known_version("secret/user/1")],
+            False,
+            id="history",
         ),
         pytest.param(
-            VaultSnapshot(versions={TWO: ("v2", "v1")}, listed={"secret": {"user": ListedObject(THEN, True)}}),
-            ObjectVersionRef(TWO, 1),
-            [known("secret/user/1", updated="")],
+            list_versions("v3", "v2", "v1"),
+            ObjectVersionRef(HISTORY, 1),
+            [make_known_version("secret/user/1")],
+            True,
+            id="newer version",
+        ),
+        pytest.param(
+            VaultSnapshot(
+                versions={HISTORY_OF_TWO: ("v2", "v1")}, listed={"secret": {"user": ListedObject(THEN, True)}}
+            ),
+            ObjectVersionRef(HISTORY_OF_TWO, 1),
+            [make_known_version("secret/user/1", updated="")],
             False,
             id="history of two",
         ),
-        pytest.param(versions("v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="fewer versions"),
-        pytest.param(listed(), ObjectVersionRef(HISTORY, 0), [known("secret/user/0")], True, id="versions not listed"),
-        pytest.param(listed(), ObjectVersionRef(VaultObject(name="user", keep=True)), [], False, id="kept object"),
         pytest.param(
-            listed(), ObjectVersionRef(USER), [known(), known(updated="")], True, id="one of several entries differs"
+            list_versions("v1"),
+            ObjectVersionRef(HISTORY, 1),
+            [make_known_version("secret/user/1")],
+            True,
+            id="fewer versions",
+        ),
+        pytest.param(
+            list_object(),
+            ObjectVersionRef(HISTORY, 0),
+            [make_known_version("secret/user/0")],
+            True,
+            id="versions not listed",
+        ),
+        pytest.param(list_object(), ObjectVersionRef(VaultObject(name="user", keep=True)), [], False, id="kept object"),
+        pytest.param(
+            list_object(),
+            ObjectVersionRef(USER),
+            [make_known_version(), make_known_version(updated="")],
+            True,
+            id="one of several entries differs",
         ),
     ],
 )
@@ -125,7 +211,7 @@ def test_only_changed_keys_are_stale() -> None:
     snapshot = VaultSnapshot(listed={"secret": {"user": ListedObject(THEN, True), "pass": ListedObject(THEN, False)}})
     wanted = {"k": ObjectVersionRef(USER), "l": ObjectVersionRef(VaultObject(name="pass"))}
     before = [
-        known(),
+        make_known_version(),
         ObjectVersion(target_key="l", object="secret/pass", version="v1", updated="2030-01-01T12:00:05Z"),
     ]
     assert snapshot.stale_keys(wanted, before) == {"l"}
@@ -141,34 +227,43 @@ def test_expanded_item_is_stale_if_one_of_its_properties_may_have_changed(
         ObjectVersion(target_key=key, object="secret/user", updated="2030-01-01T12:00:05Z", expanded_from="k/*")
         for key in ("host", "port")
     ]
-    assert listed(updated=updated).stale_keys({"k/*": ObjectVersionRef(USER)}, before) == stale
+    assert list_object(updated=updated).stale_keys({"k/*": ObjectVersionRef(USER)}, before) == stale
 
 
-def unusable(version: str = "v1", updated: str = "2030-01-01T12:00:05Z") -> UnusableValue:
+def make_unusable(version: str = "v1", updated: str = "2030-01-01T12:00:05Z") -> UnusableValue:
     return UnusableValue("the value has no property", version=version, updated=updated)
 
 
 @pytest.mark.parametrize(
     ("wanted", "key", "error", "before", "stale"),
     [
-        pytest.param(USER, "k", unusable(), [], False, id="the value did not change"),
-        pytest.param(USER, "k", unusable(), [known(updated="")], False, id="the Secret has an earlier value"),
-        pytest.param(USER, "k", unusable(updated="2030-01-01T12:00:04Z"), [known()], True, id="the value changed"),
-        pytest.param(PINNED, "k", unusable(updated=""), [], False, id="the version is the same"),
-        pytest.param(PINNED, "k", unusable("v0"), [known()], True, id="another version is wanted"),
-        pytest.param(USER, "removed", unusable(), [known()], False, id="another key was unusable"),
+        pytest.param(USER, "k", make_unusable(), [], False, id="the value did not change"),
+        pytest.param(
+            USER, "k", make_unusable(), [make_known_version(updated="")], False, id="the Secret has an earlier value"
+        ),
+        pytest.param(
+            USER,
+            "k",
+            make_unusable(updated="2030-01-01T12:00:04Z"),
+            [make_known_version()],
+            True,
+            id="the value changed",
+        ),
+        pytest.param(PINNED, "k", make_unusable(updated=""), [], False, id="the version is the same"),
+        pytest.param(PINNED, "k", make_unusable("v0"), [make_known_version()], True, id="another version is wanted"),
+        pytest.param(USER, "removed", make_unusable(), [make_known_version()], False, id="another key was unusable"),
     ],
 )
 def test_unusable_value_is_compared_instead_of_the_value_in_the_secret(
     wanted: VaultObject, key: str, error: UnusableValue, before: list[ObjectVersion], stale: bool
 ) -> None:
-    found = listed().stale_keys({"k": ObjectVersionRef(wanted)}, before, {key: error})
+    found = list_object().stale_keys({"k": ObjectVersionRef(wanted)}, before, {key: error})
     assert found == ({"k"} if stale else set())
 
 
 def test_empty_snapshot_has_only_stale_keys_and_counts_no_comparison() -> None:
     empty = VaultSnapshot()
-    assert empty.stale_keys({"k": ObjectVersionRef(USER)}, [known()]) == {"k"}
+    assert empty.stale_keys({"k": ObjectVersionRef(USER)}, [make_known_version()]) == {"k"}
     assert (empty.sightings, empty.compared, empty.since) == ((), 0, math.inf)
 
 

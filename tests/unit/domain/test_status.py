@@ -1,4 +1,4 @@
-"""The status: the conditions after an outcome, their transition times, and the contents of the hash."""
+"""Test the status: the conditions after an outcome, their transition times, and the contents of the hash."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -51,7 +51,7 @@ UNREACHABLE = Failed(ProviderError("Key Vault shop is away"))
 FOREIGN = Failed(OwnershipError("another owner"))
 
 
-def after(*outcomes: Reportable, now: datetime = THEN) -> SecretSyncStatus:
+def apply_outcomes(*outcomes: Reportable, now: datetime = THEN) -> SecretSyncStatus:
     """Return the status after these outcomes, five minutes apart."""
     status = EMPTY
     for number, outcome in enumerate(outcomes):
@@ -59,11 +59,11 @@ def after(*outcomes: Reportable, now: datetime = THEN) -> SecretSyncStatus:
     return status
 
 
-def condition_statuses(status: SecretSyncStatus) -> dict[str, str]:
+def list_statuses(status: SecretSyncStatus) -> dict[str, str]:
     return {item.type: item.status for item in status.conditions}
 
 
-def condition_of(status: SecretSyncStatus, kind: ConditionType) -> Condition:
+def get_condition(status: SecretSyncStatus, kind: ConditionType) -> Condition:
     found = find_condition(status, kind)
     assert found
     return found
@@ -72,7 +72,7 @@ def condition_of(status: SecretSyncStatus, kind: ConditionType) -> Condition:
 # Outcomes
 
 DISABLED = ObjectError("secret pass is disabled")
-LACKING = UnusableValue("secret pass has no property")
+UNUSABLE = UnusableValue("secret pass has no property")
 OLDER = ObjectVersion(target_key="user", object="secret/user", version="v0")
 
 
@@ -101,8 +101,8 @@ def test_success_without_a_fetch_knows_no_versions_and_no_warnings() -> None:
             id="the longest time counts",
         ),
         pytest.param([ProviderError("m"), DISABLED], Retry.BACKOFF, 0.0, False, id="one object failed"),
-        pytest.param([LACKING, LACKING], Retry.ON_NEW_VALUE, 0.0, False, id="unusable values"),
-        pytest.param([LACKING, DISABLED], Retry.BACKOFF, 0.0, False, id="unusable value and failed object"),
+        pytest.param([UNUSABLE, UNUSABLE], Retry.ON_NEW_VALUE, 0.0, False, id="unusable values"),
+        pytest.param([UNUSABLE, DISABLED], Retry.BACKOFF, 0.0, False, id="unusable value and failed object"),
         pytest.param(
             [throttled_error("shop", 5), throttled_error("shop", 3), ProviderError("m", retry_after=9)],
             Retry.THROTTLED,
@@ -155,8 +155,8 @@ def test_error_decides_the_next_attempt_after_a_failure(
 def test_conditions_follow_from_the_outcomes(
     outcomes: list[Reportable], ready: str, created: str, updated: str
 ) -> None:
-    status = after(*outcomes)
-    assert condition_statuses(status) == {"Ready": ready, "SecretCreated": created, "SecretUpdated": updated}
+    status = apply_outcomes(*outcomes)
+    assert list_statuses(status) == {"Ready": ready, "SecretCreated": created, "SecretUpdated": updated}
     for item in status.conditions:
         assert (item.reason, item.message) == (outcomes[-1].reason, outcomes[-1].message)
         assert item.observed_generation == status.observed_generation == META.generation
@@ -166,9 +166,9 @@ def test_conditions_follow_from_the_outcomes(
 def test_record_of_a_poll_does_not_replace_a_report_since_its_start(began: int, reported: Synced) -> None:
     poll = GroupPoll(group="g", time=format_time(THEN + timedelta(seconds=began)))
     recorded = msgspec.structs.replace(SAME, poll=poll)
-    status = next_status(META, after(WRITTEN), make_provider_class(), recorded, LATER)
+    status = next_status(META, apply_outcomes(WRITTEN), make_provider_class(), recorded, LATER)
     assert status.last_group_poll == poll
-    assert condition_of(status, ConditionType.READY).message == reported.message
+    assert get_condition(status, ConditionType.READY).message == reported.message
     assert status.last_successful_sync_time == format_time(THEN if reported is WRITTEN else LATER)
 
 
@@ -182,36 +182,36 @@ def test_record_of_a_poll_does_not_replace_a_report_since_its_start(began: int, 
 def test_record_of_a_poll_reports_the_sync_if_the_times_cannot_be_compared(before: list[Reportable], time: str) -> None:
     poll = GroupPoll(group="g", time=time)
     recorded = msgspec.structs.replace(SAME, poll=poll)
-    status = next_status(META, after(*before), make_provider_class(), recorded, LATER)
+    status = next_status(META, apply_outcomes(*before), make_provider_class(), recorded, LATER)
     assert (status.last_group_poll, status.last_successful_sync_time) == (poll, format_time(LATER))
-    assert condition_of(status, ConditionType.READY).message == SAME.message
+    assert get_condition(status, ConditionType.READY).message == SAME.message
 
 
 @pytest.mark.parametrize("outcome", [SAME, PARTIAL, UNREACHABLE])
 def test_outcome_without_a_poll_keeps_the_recorded_one(outcome: Reportable) -> None:
     poll = GroupPoll(group="g", time=format_time(THEN))
-    before = msgspec.structs.replace(after(WRITTEN), last_group_poll=poll)
+    before = msgspec.structs.replace(apply_outcomes(WRITTEN), last_group_poll=poll)
     assert next_status(META, before, make_provider_class(), outcome, LATER).last_group_poll == poll
 
 
 def test_record_of_a_poll_reports_a_new_generation() -> None:
     recorded = msgspec.structs.replace(SAME, poll=GroupPoll(group="g", time=format_time(THEN)))
     edited = msgspec.structs.replace(META, generation=META.generation + 1)
-    status = next_status(edited, after(WRITTEN), make_provider_class(), recorded, LATER)
+    status = next_status(edited, apply_outcomes(WRITTEN), make_provider_class(), recorded, LATER)
     assert status.observed_generation == edited.generation
-    assert condition_of(status, ConditionType.READY).message == SAME.message
+    assert get_condition(status, ConditionType.READY).message == SAME.message
 
 
 @pytest.mark.parametrize("outcomes", [[UNREACHABLE], [FOREIGN], [FOREIGN, UNREACHABLE], [UNREACHABLE, FOREIGN]])
 def test_failure_before_the_first_success_reports_no_update_attempt(outcomes: list[Reportable]) -> None:
-    """The result is that of upstream's initConditions and updateStatusConditions."""
-    status = after(*outcomes)
-    assert condition_statuses(status) == {"Ready": "False", "SecretCreated": "False", "SecretUpdated": "Unknown"}
-    assert condition_of(status, ConditionType.SECRET_CREATED).reason == outcomes[-1].reason
-    updated = condition_of(status, ConditionType.SECRET_UPDATED)
+    """Compare with upstream's initConditions and updateStatusConditions, which have the same result."""
+    status = apply_outcomes(*outcomes)
+    assert list_statuses(status) == {"Ready": "False", "SecretCreated": "False", "SecretUpdated": "Unknown"}
+    assert get_condition(status, ConditionType.SECRET_CREATED).reason == outcomes[-1].reason
+    updated = get_condition(status, ConditionType.SECRET_UPDATED)
     assert updated.reason == "NoUpdatesAttemptedYet"
     assert updated.message == "no update was attempted yet; the condition SecretCreated has the cause"
-    assert condition_statuses(after(*outcomes, WRITTEN)) == {
+    assert list_statuses(apply_outcomes(*outcomes, WRITTEN)) == {
         "Ready": "True",
         "SecretCreated": "True",
         "SecretUpdated": "True",
@@ -228,44 +228,48 @@ def test_failure_before_the_first_success_reports_no_update_attempt(outcomes: li
     ],
 )
 def test_transition_time_changes_only_with_the_condition_status(outcomes: list[Reportable], moved: bool) -> None:
-    since = condition_of(after(*outcomes), ConditionType.READY).last_transition_time
+    since = get_condition(apply_outcomes(*outcomes), ConditionType.READY).last_transition_time
     assert since == ("2030-01-01T12:05:00Z" if moved else "2030-01-01T12:00:00Z")
 
 
 def test_failure_that_only_an_edit_can_correct_is_stalled() -> None:
-    status = after(WRITTEN, Failed(InputError("no key")))
-    assert condition_statuses(status) == {
+    status = apply_outcomes(WRITTEN, Failed(InputError("no key")))
+    assert list_statuses(status) == {
         "Ready": "False",
         "SecretCreated": "True",
         "SecretUpdated": "False",
         "Stalled": "True",
     }
-    stalled = condition_of(status, ConditionType.STALLED)
+    stalled = get_condition(status, ConditionType.STALLED)
     assert (stalled.reason, stalled.message) == (Reason.INPUT_INVALID, "no key")
-    assert find_condition(after(WRITTEN, Failed(InputError("no key")), WRITTEN), ConditionType.STALLED) is None
+    assert find_condition(apply_outcomes(WRITTEN, Failed(InputError("no key")), WRITTEN), ConditionType.STALLED) is None
 
 
 def test_failure_keeps_secret_created_unknown_if_the_status_had_no_condition() -> None:
     status = SecretSyncStatus(sync_hash="a hash")
     for _ in range(2):
         status = next_status(META, status, make_provider_class(), UNREACHABLE, THEN)
-        assert condition_statuses(status) == {"Ready": "False", "SecretCreated": "Unknown", "SecretUpdated": "False"}
+        assert list_statuses(status) == {"Ready": "False", "SecretCreated": "Unknown", "SecretUpdated": "False"}
 
 
 def test_each_condition_has_its_own_transition_time() -> None:
-    status = after(WRITTEN, UNREACHABLE)
-    assert condition_of(status, ConditionType.SECRET_CREATED).last_transition_time == "2030-01-01T12:00:00Z"
-    assert condition_of(status, ConditionType.SECRET_UPDATED).last_transition_time == "2030-01-01T12:05:00Z"
+    status = apply_outcomes(WRITTEN, UNREACHABLE)
+    assert get_condition(status, ConditionType.SECRET_CREATED).last_transition_time == "2030-01-01T12:00:00Z"
+    assert get_condition(status, ConditionType.SECRET_UPDATED).last_transition_time == "2030-01-01T12:05:00Z"
 
 
 def test_repeated_failure_yields_an_equal_status() -> None:
-    # So a retry with the same failure writes nothing.
-    assert after(UNREACHABLE) == after(UNREACHABLE, UNREACHABLE) == after(UNREACHABLE, UNREACHABLE, UNREACHABLE)
-    assert after(PARTIAL) == after(PARTIAL, PARTIAL)
+    # For that reason, a retry with the same failure writes nothing.
+    assert (
+        apply_outcomes(UNREACHABLE)
+        == apply_outcomes(UNREACHABLE, UNREACHABLE)
+        == apply_outcomes(UNREACHABLE, UNREACHABLE, UNREACHABLE)
+    )
+    assert apply_outcomes(PARTIAL) == apply_outcomes(PARTIAL, PARTIAL)
 
 
 def test_status_is_equal_after_encoding_and_decoding() -> None:
-    status = after(WRITTEN, PARTIAL)
+    status = apply_outcomes(WRITTEN, PARTIAL)
     body = msgspec.json.encode({"metadata": {}, "spec": make_sync().spec, "status": status})
     assert msgspec.json.decode(body, type=SecretSync).status == status
 
@@ -281,7 +285,7 @@ def test_status_is_equal_after_encoding_and_decoding() -> None:
     ],
 )
 def test_only_full_success_changes_the_last_successful_sync_time(outcomes: list[Reportable], last: str | None) -> None:
-    assert after(*outcomes).last_successful_sync_time == last
+    assert apply_outcomes(*outcomes).last_successful_sync_time == last
 
 
 @pytest.mark.parametrize("outcome", [PARTIAL, UNREACHABLE, FOREIGN])
@@ -299,7 +303,7 @@ def test_only_full_success_changes_the_last_successful_sync_time(outcomes: list[
 def test_failure_reports_when_the_secret_was_last_equal(
     outcome: Reportable, before: str | None, equal_at: datetime | None, last: str | None
 ) -> None:
-    known = msgspec.structs.replace(after(WRITTEN), last_successful_sync_time=before)
+    known = msgspec.structs.replace(apply_outcomes(WRITTEN), last_successful_sync_time=before)
     now = LATER + timedelta(hours=1)
     status = next_status(META, known, make_provider_class(), outcome, now, last_equal=equal_at)
     assert status.last_successful_sync_time == last
@@ -315,7 +319,7 @@ def test_failure_reports_when_the_secret_was_last_equal(
     ],
 )
 def test_status_lists_the_versions_that_the_keys_hold(outcome: Reportable, objects: list[ObjectVersion]) -> None:
-    assert after(WRITTEN, outcome).objects == objects
+    assert apply_outcomes(WRITTEN, outcome).objects == objects
 
 
 @pytest.mark.parametrize(
@@ -329,22 +333,22 @@ def test_status_lists_the_versions_that_the_keys_hold(outcome: Reportable, objec
 def test_only_full_success_with_a_class_changes_the_hash(
     outcome: Reportable, source: SecretProviderClass | None, is_new: bool
 ) -> None:
-    before = after(WRITTEN)
+    before = apply_outcomes(WRITTEN)
     known = sync_hash(META, make_provider_class(), [OLDER]) if is_new else before.sync_hash
     assert next_status(META, before, source, outcome, LATER).sync_hash == known
 
 
 @pytest.mark.parametrize("outcome", [UNREACHABLE, FOREIGN])
 def test_failure_keeps_versions_and_hash(outcome: Reportable) -> None:
-    good = after(WRITTEN)
-    bad = after(WRITTEN, outcome)
+    good = apply_outcomes(WRITTEN)
+    bad = apply_outcomes(WRITTEN, outcome)
     assert good.sync_hash
     assert (bad.objects, bad.sync_hash) == (good.objects, good.sync_hash)
 
 
 def test_long_message_is_cut_to_the_limit_of_the_crd() -> None:
     endless = Failed(ProviderError("x" * 100_000))
-    assert len(condition_of(after(endless), ConditionType.READY).message) == 32_768
+    assert len(get_condition(apply_outcomes(endless), ConditionType.READY).message) == 32_768
 
 
 # The hash
@@ -379,7 +383,7 @@ def test_hash_does_not_depend_on_the_resource_version() -> None:
     assert sync_hash(touched, make_provider_class(), [USER]) == sync_hash(META, make_provider_class(), [USER])
 
 
-def generated_class(user: str = "", other: str = "", generation: int = 1) -> SecretProviderClass:
+def make_generated_class(user: str = "", other: str = "", generation: int = 1) -> SecretProviderClass:
     """Return a class that an AKVSync generates, with these lines in its items `user` and `pass`."""
     source = make_provider_class(generation)
     owner = make_owner("uid-of-the-akvsync", "shop", AKVSync.kind, AKVSync.group)
@@ -397,16 +401,16 @@ HISTORY = "    objectVersionHistory: 2\n"
 @pytest.mark.parametrize(
     ("source", "is_same"),
     [
-        pytest.param(generated_class(generation=2), True, id="generation"),
-        pytest.param(generated_class(other=HISTORY), True, id="item of another object"),
-        pytest.param(generated_class(user=HISTORY), False, id="item of its object"),
+        pytest.param(make_generated_class(generation=2), True, id="generation"),
+        pytest.param(make_generated_class(other=HISTORY), True, id="item of another object"),
+        pytest.param(make_generated_class(user=HISTORY), False, id="item of its object"),
     ],
 )
 def test_hash_covers_only_the_items_of_a_generated_class_that_are_used(
     source: SecretProviderClass, is_same: bool
 ) -> None:
     objects = [USER, msgspec.structs.replace(USER, object="without-a-type")]
-    before = generated_class()
+    before = make_generated_class()
     assert (sync_hash(META, source, objects) == sync_hash(META, before, objects)) is is_same
     assert (generation_hash(META, source, objects) == generation_hash(META, before, objects)) is (
         source.metadata.generation == 1
@@ -416,8 +420,8 @@ def test_hash_covers_only_the_items_of_a_generated_class_that_are_used(
 def test_hash_equals_that_of_earlier_versions() -> None:
     """Otherwise all values are fetched again after an upgrade."""
     assert sync_hash(META, make_provider_class(), [USER]) == "42d1efe7867f44d8b00670726a15de1e"
-    assert generation_hash(META, generated_class(), [USER]) == "42d1efe7867f44d8b00670726a15de1e"
-    assert sync_hash(META, generated_class(), [USER]) == "c2cf3f2e52e1f170fc004b21799a7364"
+    assert generation_hash(META, make_generated_class(), [USER]) == "42d1efe7867f44d8b00670726a15de1e"
+    assert sync_hash(META, make_generated_class(), [USER]) == "c2cf3f2e52e1f170fc004b21799a7364"
 
 
 # The version of each key
@@ -457,7 +461,7 @@ NEW_HOST = ObjectVersion(target_key="host", object="secret/db", version="v1", ex
 NEW_USER = ObjectVersion(target_key="user", object="secret/user", version="v1")
 
 
-def property_value() -> VaultValue:
+def make_property_value() -> VaultValue:
     return VaultValue(value=SecretBytes(b""), version="v1", expanded_from="db/*")
 
 
@@ -469,7 +473,7 @@ def property_value() -> VaultValue:
             {"user": make_value(), "db/*": DISABLED}, [USER, HOST], [NEW_USER, HOST], id="only another value was read"
         ),
         pytest.param(
-            {"host": property_value(), "db/*": LACKING}, [HOST, PORT], [NEW_HOST], id="one property is unusable"
+            {"host": make_property_value(), "db/*": UNUSABLE}, [HOST, PORT], [NEW_HOST], id="one property is unusable"
         ),
         pytest.param(
             {"host": DISABLED, "db/*": DISABLED},
@@ -477,7 +481,7 @@ def property_value() -> VaultValue:
             [HOST, PORT],
             id="another item has the key of a property",
         ),
-        pytest.param({"host": property_value()}, [PORT], [NEW_HOST], id="all properties were read"),
+        pytest.param({"host": make_property_value()}, [PORT], [NEW_HOST], id="all properties were read"),
     ],
 )
 def test_failed_expanded_item_keeps_the_versions_of_its_properties(
@@ -487,7 +491,7 @@ def test_failed_expanded_item_keeps_the_versions_of_its_properties(
     assert object_versions(fetched, wanted, SecretSyncStatus(objects=before)) == after
 
 
-# News
+# Comparison of the Ready condition
 
 
 @pytest.mark.parametrize(
@@ -500,11 +504,11 @@ def test_failed_expanded_item_keeps_the_versions_of_its_properties(
         (UNREACHABLE, Failed(ProviderError("Key Vault shop refuses")), False),
     ],
 )
-def test_change_of_status_reason_or_message_is_news(first: Reportable, then: Reportable, same: bool) -> None:
-    assert has_same_ready_condition(after(first), after(first, then)) is same
+def test_ready_condition_differs_by_status_reason_or_message(first: Reportable, then: Reportable, same: bool) -> None:
+    assert has_same_ready_condition(apply_outcomes(first), apply_outcomes(first, then)) is same
 
 
-def test_first_status_is_news() -> None:
-    assert not has_same_ready_condition(EMPTY, after(WRITTEN))
-    assert not has_same_ready_condition(after(WRITTEN), EMPTY)
+def test_first_status_has_another_ready_condition() -> None:
+    assert not has_same_ready_condition(EMPTY, apply_outcomes(WRITTEN))
+    assert not has_same_ready_condition(apply_outcomes(WRITTEN), EMPTY)
     assert ready_condition(EMPTY) is None

@@ -1,6 +1,6 @@
-"""Tags in the parameter `objects` mean what they mean to the CSI provider (gopkg.in/yaml.v3).
+"""Test that tags in the parameter `objects` have the same meaning as in the CSI provider (gopkg.in/yaml.v3).
 
-The expected values are those of the provider 1.8.2, whose types decoded the same texts.
+The expected values are from version 1.8.2 of the provider, whose types decoded the same texts.
 """
 
 import base64
@@ -14,7 +14,7 @@ BINARY = base64.b64encode(b"objectName: pin\nobjectAlias: code\n").decode()
 NO_BASE64 = "the tag !!binary needs the base64 of a text"
 
 
-def read(fields: str) -> VaultObject:
+def read_object(fields: str) -> VaultObject:
     """Return the only object of a class whose item has these lines. Raise `AssertionError` with its fault."""
     items = read_objects("array:\n  - |\n" + "".join(f"    {line}\n" for line in fields.splitlines()))
     assert not [*items.faults.values(), *items.unnamed_faults]
@@ -25,12 +25,12 @@ def read(fields: str) -> VaultObject:
 @pytest.mark.parametrize("tag", ["!!str", "!<tag:yaml.org,2002:str>", "!local", "!!set", "!!str &anchor"])
 @pytest.mark.parametrize("word", ["~", "null", "Null", "NULL"])
 def test_null_word_with_a_tag_is_a_text(tag: str, word: str) -> None:
-    assert read(f"objectName: pin\nobjectAlias: {tag} {word}").alias == word
+    assert read_object(f"objectName: pin\nobjectAlias: {tag} {word}").alias == word
 
 
 @pytest.mark.parametrize("value", ["!!null", "!!null ~", '!!null "null"', "!!null '~'", '!!null ""', "! ~", "! null"])
 def test_null_tag_means_left_out(value: str) -> None:
-    assert read(f"objectName: pin\nobjectAlias: {value}").alias == ""
+    assert read_object(f"objectName: pin\nobjectAlias: {value}").alias == ""
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_null_tag_means_left_out(value: str) -> None:
     ],
 )
 def test_tagged_text_is_decoded_as_the_csi_provider_does(value: str, alias: str) -> None:
-    assert read(f"objectName: pin\nobjectAlias: {value}").alias == alias
+    assert read_object(f"objectName: pin\nobjectAlias: {value}").alias == alias
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_text_that_its_tag_does_not_allow_is_a_fault(value: str, fault: str) -> 
     ("value", "history"), [('!!int "3"', 3), ("!!int 010", 8), ("!!float 2.0", 2), ("!!null ~", 1)]
 )
 def test_tagged_history_is_a_number(value: str, history: int) -> None:
-    assert read(f"objectName: pin\nobjectVersionHistory: {value}").history == history
+    assert read_object(f"objectName: pin\nobjectVersionHistory: {value}").history == history
 
 
 @pytest.mark.parametrize("item", [f"!!binary {BINARY}", f'!!binary "{BINARY}"', f"!!binary |\n      {BINARY}"])
@@ -89,12 +89,12 @@ def test_binary_item_is_its_decoded_text(item: str) -> None:
 
 
 def test_tagged_names_of_fields_are_decoded() -> None:
-    assert read("!!binary b2JqZWN0TmFtZQ==: pin\n!!str objectAlias: code\n!!null ~: x").served_as == "code"
+    assert read_object("!!binary b2JqZWN0TmFtZQ==: pin\n!!str objectAlias: code\n!!null ~: x").served_as == "code"
     assert list(read_objects("!!binary YXJyYXk=:\n  - 'objectName: pin'\n").objects) == ["pin"]
 
 
 def test_tagged_merge_key_is_a_merge_key_and_a_text_is_not() -> None:
-    assert read("objectName: pin\n!!str <<: {objectAlias: code}").alias == ""
+    assert read_object("objectName: pin\n!!str <<: {objectAlias: code}").alias == ""
     items = read_objects("array:\n  - |\n    objectName: pin\n    !!merge <<: {objectAlias: code}\n")
     assert "a merge key" in items.faults["pin"]
 
