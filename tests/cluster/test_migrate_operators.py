@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from controller.api.conditions import Reason
+from tests.support import akv2k8s_manifests, external_secrets_manifests
 from tests.support.cluster import other_operators
 from tests.support.cluster.harness import TENANT, InstalledRelease, canary_value, create_object, eventually
 from tests.support.cluster.namespace import Namespace
 from tests.support.shell_recorder import list_commands
-from tests.unit.cli.migrate.operators import test_akv2k8s, test_external_secrets
 from tools.cli.common import templating
 from tools.cli.migrate import migrate
 from tools.cli.migrate.operators import akv2k8s, external_secrets
@@ -219,21 +219,26 @@ def test_akv2k8s_is_migrated_in_place(space: Namespace, other_kinds: None, tmp_p
     assert env["PLAIN"]["value"] == "plain"
 
 
-KEYS = (test_external_secrets.key("a", "x"), test_external_secrets.key("b.c", "Y-1", version="0" * 32))
+KEYS = (
+    external_secrets_manifests.make_key("a", "x"),
+    external_secrets_manifests.make_key("b.c", "Y-1", version="0" * 32),
+)
 TLS = {"type": "kubernetes.io/tls", "data": {"tls.crt": "{{ .a }}", "tls.key": "{{ .a }}"}}
 CONVERSIONS = [
     external_secrets.migrate(
         [
-            test_external_secrets.account(),
-            test_external_secrets.store(),
-            test_external_secrets.external(*KEYS),
-            test_external_secrets.external(*KEYS[:1], name="a.b", target={"template": TLS}),
-            test_external_secrets.external(
+            external_secrets_manifests.make_account(),
+            external_secrets_manifests.make_store(),
+            external_secrets_manifests.make_external_secret(*KEYS),
+            external_secrets_manifests.make_external_secret(*KEYS[:1], name="a.b", target={"template": TLS}),
+            external_secrets_manifests.make_external_secret(
                 *KEYS[:1],
                 name="l",
                 target={"template": {"metadata": {"labels": {"x/y": "z"}, "annotations": {"n": "é"}}}},
             ),
-            test_external_secrets.external(*(test_external_secrets.key(f"k{n}", "x") for n in range(120)), name="many"),
+            external_secrets_manifests.make_external_secret(
+                *(external_secrets_manifests.make_key(f"k{n}", "x") for n in range(120)), name="many"
+            ),
         ],
         options,
     )
@@ -241,9 +246,9 @@ CONVERSIONS = [
 ] + [
     akv2k8s.migrate(
         [
-            *test_akv2k8s.WHOLE,
+            *akv2k8s_manifests.ALL_MANIFESTS,
             *(
-                test_akv2k8s.source(name=f"n{n}", secret=test_akv2k8s.secret(f"s{n}", type=kind))
+                akv2k8s_manifests.make_source(name=f"n{n}", secret=akv2k8s_manifests.make_output(f"s{n}", type=kind))
                 for n, kind in enumerate(("kubernetes.io/dockerconfigjson", "kubernetes.io/ssh-auth"))
             ),
         ],

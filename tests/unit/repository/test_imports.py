@@ -11,7 +11,7 @@ from tests.support import sources
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def imported(text: str) -> Iterator[str]:
+def list_imports(text: str) -> Iterator[str]:
     for node in ast.walk(sources.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -19,13 +19,13 @@ def imported(text: str) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def imports_of_tests(text: str) -> list[str]:
-    return [name for name in imported(text) if any(part.startswith("test_") for part in name.split(".")[:-1])]
+def list_test_imports(text: str) -> list[str]:
+    return [name for name in list_imports(text) if any(part.startswith("test_") for part in name.split("."))]
 
 
 @pytest.mark.parametrize("folder", ["controller", "tools", "tests"])
 def test_no_module_imports_a_test_module(folder: str) -> None:
-    found = {str(path): imports_of_tests(path.read_text()) for path in (ROOT / folder).rglob("*.py")}
+    found = {str(path): list_test_imports(path.read_text()) for path in (ROOT / folder).rglob("*.py")}
     assert found
     assert {path: names for path, names in found.items() if names} == {}
 
@@ -36,8 +36,9 @@ def test_no_module_imports_a_test_module(folder: str) -> None:
         ("from tests.unit.test_main import x", 1),
         ("from tests.unit.test_main import x, y", 2),
         ("import tests.unit.test_main.x", 1),
+        ("from tests.unit import test_main", 1),
         ("from tests.support import testing", 0),
     ],
 )
 def test_imports_of_a_source_are_found(text: str, count: int) -> None:
-    assert len(imports_of_tests(text)) == count
+    assert len(list_test_imports(text)) == count

@@ -8,7 +8,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.cli.migrate.operators.mutations import VALUES, mutated, places
+from tests.support.akv2k8s_manifests import ALL_MANIFESTS, VERSION_ID, make_output, make_source, make_workload
+from tests.unit.cli.migrate.operators.mutations import VALUES, list_places, mutate_documents
 from tools.cli.migrate import migrate
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators.akv2k8s import migrate as convert
@@ -17,34 +18,7 @@ from tools.cli.migrate.operators.report import AKV2K8S, report
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 from tools.cli.migrate.workloads import TEMPLATES
 
-ID = "0123456789abcdef" * 2
-IDS = ("--client-id", "client-1", "--tenant-id", "tenant-1", "--service-account", "reader")
-
-
-def source(
-    kind: str = "secret", name: str = "db", version: str = "v2beta1", object_name: str = "x", **output: Any
-) -> Manifest:
-    """Return an AzureKeyVaultSecret. `output` is its spec.output; fields of the vault's object begin with `object_`."""
-    extra = {key.removeprefix("object_"): output.pop(key) for key in list(output) if key.startswith("object_")}
-    vault = {"name": "shop-vault", "object": {"name": object_name, "type": kind, **extra}}
-    spec = {"vault": vault} | ({"output": output} if output else {})
-    meta = {"name": name, "namespace": "shop"}
-    return {"apiVersion": f"spv.no/{version}", "kind": "AzureKeyVaultSecret", "metadata": meta, "spec": spec}
-
-
-def secret(name: str = "s", **fields: Any) -> Manifest:
-    return {"name": name, "dataKey": "k", **fields}
-
-
-def workload(kind: str = "Deployment", init: bool = False, **env: str) -> Manifest:
-    pods: Manifest = {"containers": [{"name": "web", "env": [{"name": n, "value": v} for n, v in env.items()]}]}
-    if init:
-        pods["initContainers"] = pods["containers"]
-    body: Manifest = {"spec": pods}
-    for step in reversed(TEMPLATES[kind]):
-        body = {step: body}
-    meta = {"name": "web", "namespace": "shop"}
-    return {"apiVersion": "apps/v1", "kind": kind, "metadata": meta, **body}
+IDENTITY_OPTIONS = ("--client-id", "client-1", "--tenant-id", "tenant-1", "--service-account", "reader")
 
 
 def run_migration(*objects: Manifest, **options: Any) -> ConversionResult:
@@ -56,7 +30,7 @@ def join_notes(found: ConversionResult) -> str:
     return "\n".join(map(str, sorted(found.notes)))
 
 
-def mapping(found: ConversionResult) -> dict[str, str]:
+def get_mapping(found: ConversionResult) -> dict[str, str]:
     (made,) = found.manifests
     (item,) = made["spec"]["objects"]
     return {entry["dataKey"]: entry["secretInAKV"] for entry in item["mapping"]}
@@ -64,9 +38,9 @@ def mapping(found: ConversionResult) -> dict[str, str]:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(number: int) -> None:
-    fine = source(name="fine", secret=secret(dataKey="fine"))
-    lost = source("key", name=("a", "z")[number], secret=secret(dataKey="lost"))
-    alone = source(name="alone", secret=secret("t"))
+    fine = make_source(name="fine", secret=make_output(dataKey="fine"))
+    lost = make_source("key", name=("a", "z")[number], secret=make_output(dataKey="lost"))
+    alone = make_source(name="alone", secret=make_output("t"))
     found = run_migration(fine, lost, alone)
     made = {each["metadata"]["name"]: each["spec"]["objects"][0]["mapping"] for each in found.manifests}
     assert made == {
@@ -89,7 +63,7 @@ def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(number: int)
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_secret_of_every_version_becomes_an_akvsync(version: str) -> None:
-    given = source(version=version, secret=secret())
+    given = make_source(version=version, secret=make_output())
     given["metadata"] |= {"labels": {"tier": "data"}, "annotations": {"kubectl.kubernetes.io/x": "y"}}
     found = run_migration(given)
     assert found.notes == []
@@ -121,17 +95,17 @@ def test_secret_of_every_version_becomes_an_akvsync(version: str) -> None:
     ],
 )
 def test_secret_of_each_type_has_the_keys_of_the_type(kind: str, of: str, wanted: list[str]) -> None:
-    found = run_migration(source(of, secret=secret(type=kind, chainOrder="ensureserverfirst")))
-    assert mapping(found) == dict.fromkeys(wanted, "x")
+    found = run_migration(make_source(of, secret=make_output(type=kind, chainOrder="ensureserverfirst")))
+    assert get_mapping(found) == dict.fromkeys(wanted, "x")
     assert found.manifests[0]["spec"]["objects"][0]["kubernetesSecretType"] == kind
 
 
 def test_several_sources_of_one_secret_become_one_akvsync() -> None:
     found = run_migration(
-        source(name="a", secret=secret(dataKey="one")),
-        source(name="b", secret=secret(dataKey="two"), object_name="y"),
+        make_source(name="a", secret=make_output(dataKey="one")),
+        make_source(name="b", secret=make_output(dataKey="two"), object_name="y"),
     )
-    assert mapping(found) == {"one": "x", "two": "y"}
+    assert get_mapping(found) == {"one": "x", "two": "y"}
     (takeover,) = found.takeovers
     assert [each.name for each in takeover.sources] == ["a", "b"]
 
@@ -139,8 +113,8 @@ def test_several_sources_of_one_secret_become_one_akvsync() -> None:
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        (source(secret=secret(), object_version=ID), f"objectVersion: {ID}"),
-        (source("certificate", secret=secret()), "objectType: cert"),
+        (make_source(secret=make_output(), object_version=VERSION_ID), f"objectVersion: {VERSION_ID}"),
+        (make_source("certificate", secret=make_output()), "objectType: cert"),
     ],
 )
 def test_source_that_an_akvsync_cannot_express_becomes_a_class(given: Manifest, line: str) -> None:
@@ -153,8 +127,8 @@ def test_source_that_an_akvsync_cannot_express_becomes_a_class(given: Manifest, 
 @pytest.mark.parametrize(
     "given",
     [
-        source(secret=secret(), transform=["base64decode"]),
-        source(secret=secret(), transforms=["trim", "base64decode"], version="v1alpha1"),
+        make_source(secret=make_output(), transform=["base64decode"]),
+        make_source(secret=make_output(), transforms=["trim", "base64decode"], version="v1alpha1"),
     ],
 )
 def test_base64_transform_becomes_an_encoding(given: Manifest) -> None:
@@ -163,9 +137,9 @@ def test_base64_transform_becomes_an_encoding(given: Manifest) -> None:
 
 
 def test_multi_key_value_is_expanded() -> None:
-    (made,) = run_migration(source("multi-key-value-secret", secret=secret())).manifests[0]["spec"]["objects"]
+    (made,) = run_migration(make_source("multi-key-value-secret", secret=make_output())).manifests[0]["spec"]["objects"]
     assert made == {"kubernetesSecretName": "s", "secretInAKV": "x", "expand": True}
-    basic = source(secret=secret(type="kubernetes.io/basic-auth", dataKey=""))
+    basic = make_source(secret=make_output(type="kubernetes.io/basic-auth", dataKey=""))
     (made,) = run_migration(basic).manifests[0]["spec"]["objects"]
     assert made == {
         "kubernetesSecretName": "s", "kubernetesSecretType": "kubernetes.io/basic-auth", "secretInAKV": "x",
@@ -174,20 +148,21 @@ def test_multi_key_value_is_expanded() -> None:
 
 def test_multi_key_value_cannot_share_a_secret() -> None:
     found = run_migration(
-        source("multi-key-value-secret", secret=secret()), source(name="b", secret=secret(dataKey="l"))
+        make_source("multi-key-value-secret", secret=make_output()),
+        make_source(name="b", secret=make_output(dataKey="l")),
     )
     assert not found.manifests
     assert join_notes(found).count("one of them becomes several keys") == 2
 
 
 def test_injected_property_is_mapped() -> None:
-    found = run_migration(source("multi-key-value-secret"), workload(A="db@azurekeyvault?a.b"))
+    found = run_migration(make_source("multi-key-value-secret"), make_workload(A="db@azurekeyvault?a.b"))
     (made,) = found.manifests[0]["spec"]["objects"]
     assert made["mapping"] == [{"dataKey": "a.b", "secretInAKV": "x", "property": r"a\.b"}]
 
 
 def test_certificate_without_its_key_needs_the_reader_role() -> None:
-    page = report(run_migration(source("certificate", secret=secret())), AKV2K8S, "")
+    page = report(run_migration(make_source("certificate", secret=make_output())), AKV2K8S, "")
     assert 'az role assignment create --role "Key Vault Reader"' in page
     assert "Secrets User" not in page
 
@@ -195,23 +170,29 @@ def test_certificate_without_its_key_needs_the_reader_role() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (source("key", secret=secret()), "the modulus of a key as bytes"),
-        (source("multi-key-value-secret", secret=secret(type="x/y")), "needs type Opaque"),
-        (source("multi-key-value-secret", secret=secret(), object_version=ID), "an old or encoded version"),
-        (source("blob", secret=secret()), "the object type 'blob'"),
-        (source("certificate", secret=secret(type="Opaque")), "writes a whole certificate"),
-        (source(secret=secret(type="kubernetes.io/basic-auth"), transform=["base64decode"]), "an old or encoded"),
-        (source(secret=secret(dataKey="")), "no dataKey"),
-        (source(secret=secret(dataKey="a b")), "targetKey a b"),
-        (source(secret=secret("No")), "'No' is not a Secret's name"),
-        (source(secret=secret(), object_name="a/b"), "'a/b' is not the name of an object"),
-        (source(secret=secret(), object_version="7"), "32 hexadecimal digits"),
-        (source(secret=secret(), transform=["trim"]), "the transforms trim"),
-        (source(secret=secret(), transform=["base64decode", "base64decode"]), "the transforms"),
-        (source(secret={"name": 5}), "$.spec.output.secret.name"),
-        (source(version="v3", secret=secret()), "the version v3 is not one of"),
-        (source(), "writes no Secret, and no workload"),
-        (source(configMap=secret("c")), "writes the ConfigMap c"),
+        (make_source("key", secret=make_output()), "the modulus of a key as bytes"),
+        (make_source("multi-key-value-secret", secret=make_output(type="x/y")), "needs type Opaque"),
+        (
+            make_source("multi-key-value-secret", secret=make_output(), object_version=VERSION_ID),
+            "an old or encoded version",
+        ),
+        (make_source("blob", secret=make_output()), "the object type 'blob'"),
+        (make_source("certificate", secret=make_output(type="Opaque")), "writes a whole certificate"),
+        (
+            make_source(secret=make_output(type="kubernetes.io/basic-auth"), transform=["base64decode"]),
+            "an old or encoded",
+        ),
+        (make_source(secret=make_output(dataKey="")), "no dataKey"),
+        (make_source(secret=make_output(dataKey="a b")), "targetKey a b"),
+        (make_source(secret=make_output("No")), "'No' is not a Secret's name"),
+        (make_source(secret=make_output(), object_name="a/b"), "'a/b' is not the name of an object"),
+        (make_source(secret=make_output(), object_version="7"), "32 hexadecimal digits"),
+        (make_source(secret=make_output(), transform=["trim"]), "the transforms trim"),
+        (make_source(secret=make_output(), transform=["base64decode", "base64decode"]), "the transforms"),
+        (make_source(secret={"name": 5}), "$.spec.output.secret.name"),
+        (make_source(version="v3", secret=make_output()), "the version v3 is not one of"),
+        (make_source(), "writes no Secret, and no workload"),
+        (make_source(configMap=make_output("c")), "writes the ConfigMap c"),
     ],
 )
 def test_source_that_cannot_be_converted_is_explained(given: Manifest, words: str) -> None:
@@ -225,21 +206,21 @@ def test_source_that_cannot_be_converted_is_explained(given: Manifest, words: st
 @pytest.mark.parametrize(
     ("second", "words"),
     [
-        (source(name="b", secret=secret()), "two AzureKeyVaultSecrets write the key k"),
-        (source(name="b", secret=secret(dataKey="l", type="x/y")), "several types"),
+        (make_source(name="b", secret=make_output()), "two AzureKeyVaultSecrets write the key k"),
+        (make_source(name="b", secret=make_output(dataKey="l", type="x/y")), "several types"),
     ],
 )
 def test_secret_that_cannot_be_merged_is_explained_at_each_source(second: Manifest, words: str) -> None:
-    found = run_migration(source(secret=secret()), second)
+    found = run_migration(make_source(secret=make_output()), second)
     assert found.manifests == []
     assert join_notes(found).count(words) == 2
 
 
 def test_missing_or_unsupported_identity_is_reported() -> None:
-    found = run_migration(source(secret=secret()), client_id="")
+    found = run_migration(make_source(secret=make_output()), client_id="")
     assert found.manifests == []
     assert "give --client-id and --tenant-id" in join_notes(found)
-    given = source(secret=secret())
+    given = make_source(secret=make_output())
     given["spec"]["vault"]["azureIdentity"] = {"name": "other"}
     assert "azureIdentity other is not supported" in join_notes(run_migration(given))
     identity = {"apiVersion": "spv.no/v1alpha1", "kind": "AzureKeyVaultIdentity", "metadata": {"name": "i"}}
@@ -248,8 +229,8 @@ def test_missing_or_unsupported_identity_is_reported() -> None:
 
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_injected_variable_is_read_from_a_secret(kind: str) -> None:
-    found = run_migration(source(), workload(kind, TOKEN="db@azurekeyvault", PLAIN="plain"))
-    assert mapping(found) == {"value": "x"}
+    found = run_migration(make_source(), make_workload(kind, TOKEN="db@azurekeyvault", PLAIN="plain"))
+    assert get_mapping(found) == {"value": "x"}
     assert found.manifests[0]["spec"]["objects"][0]["kubernetesSecretName"] == "db"
     (patch,) = found.patches
     node: Any = patch
@@ -265,10 +246,10 @@ def test_injected_variable_is_read_from_a_secret(kind: str) -> None:
 
 def test_secret_of_injected_values_does_not_reuse_a_synced_name() -> None:
     found = run_migration(
-        source(name="s"),
-        source(secret=secret()),
-        source("certificate", name="cert"),
-        workload(init=True, A="s@azurekeyvault", B="cert@azurekeyvault?tls.key", C="cert@azurekeyvault"),
+        make_source(name="s"),
+        make_source(secret=make_output()),
+        make_source("certificate", name="cert"),
+        make_workload(init=True, A="s@azurekeyvault", B="cert@azurekeyvault?tls.key", C="cert@azurekeyvault"),
     )
     assert found.notes == []
     assert {each["metadata"]["name"] for each in found.manifests} == {"s", "s-env", "cert"}
@@ -287,25 +268,25 @@ def test_secret_of_injected_values_does_not_reuse_a_synced_name() -> None:
 @pytest.mark.parametrize(
     ("given", "value", "words"),
     [
-        (source(), "other@azurekeyvault", "AzureKeyVaultSecret shop/other is not among the manifests"),
-        (source(), "db@azurekeyvault?x/y", "is not NAME@azurekeyvault"),
-        (source(), "db@azurekeyvault?username", "as two secrets in the vault"),
-        (source(), "db@azurekeyvault?other", "a secret has no 'other'"),
-        (source("certificate"), "db@azurekeyvault?raw", "are not a text"),
-        (source("key"), "db@azurekeyvault", "the modulus of a key as bytes"),
-        (source("multi-key-value-secret"), "db@azurekeyvault", "names no property"),
-        (source(object_version="7"), "db@azurekeyvault", "32 hexadecimal digits"),
+        (make_source(), "other@azurekeyvault", "AzureKeyVaultSecret shop/other is not among the manifests"),
+        (make_source(), "db@azurekeyvault?x/y", "is not NAME@azurekeyvault"),
+        (make_source(), "db@azurekeyvault?username", "as two secrets in the vault"),
+        (make_source(), "db@azurekeyvault?other", "a secret has no 'other'"),
+        (make_source("certificate"), "db@azurekeyvault?raw", "are not a text"),
+        (make_source("key"), "db@azurekeyvault", "the modulus of a key as bytes"),
+        (make_source("multi-key-value-secret"), "db@azurekeyvault", "names no property"),
+        (make_source(object_version="7"), "db@azurekeyvault", "32 hexadecimal digits"),
     ],
 )
 def test_variable_that_cannot_be_converted_is_explained(given: Manifest, value: str, words: str) -> None:
-    found = run_migration(given, workload(TOKEN=value))
+    found = run_migration(given, make_workload(TOKEN=value))
     assert found.manifests == found.patches == []
     assert "Deployment shop/web: " in join_notes(found)
     assert words in join_notes(found)
 
 
 def test_controller_stops_before_a_source_is_deleted() -> None:
-    page = report(run_migration(source(secret=secret())), AKV2K8S, "")
+    page = report(run_migration(make_source(secret=make_output())), AKV2K8S, "")
     steps = [
         "kubectl apply --filename manifests.yaml",
         "kubectl scale deployment akv2k8s-controller --namespace akv2k8s --replicas=0",
@@ -316,9 +297,9 @@ def test_controller_stops_before_a_source_is_deleted() -> None:
 
 
 def test_command_reads_a_file_and_writes_the_output_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "in.yaml").write_text(yaml.safe_dump_all([source(), workload(A="db@azurekeyvault")]))
+    (tmp_path / "in.yaml").write_text(yaml.safe_dump_all([make_source(), make_workload(A="db@azurekeyvault")]))
     out = tmp_path / "out"
-    assert migrate.main(["akv2k8s", str(tmp_path / "in.yaml"), *IDS, "--output", str(out)]) == 0
+    assert migrate.main(["akv2k8s", str(tmp_path / "in.yaml"), *IDENTITY_OPTIONS, "--output", str(out)]) == 0
     assert "1 manifests, 1 patches, 0 notes" in capsys.readouterr().out
     patch = yaml.safe_load((out / "patches" / "deployment-shop-web.yaml").read_text())
     assert patch["spec"]["template"]["spec"]["containers"][0]["name"] == "web"
@@ -334,24 +315,16 @@ def test_invalid_option_is_refused(option: str, capsys: pytest.CaptureFixture[st
     assert f"argument {option}" in capsys.readouterr().err.replace("-n/", "")
 
 
-WHOLE = [
-    source(secret=secret(type="Opaque"), transform=["base64decode"], object_version=ID),
-    source("certificate", name="web", secret=secret("web", type="kubernetes.io/tls", chainOrder="ensureserverfirst")),
-    source(name="env"),
-    workload(init=True, A="env@azurekeyvault", B="db@azurekeyvault"),
-    workload("CronJob", A="env@azurekeyvault"),
-    source(name="c", configMap={"name": "c", "dataKey": "d"}),
-]
-
-
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(places(WHOLE)), VALUES)
+@given(st.sampled_from(list_places(ALL_MANIFESTS)), VALUES)
 def test_mutated_manifests_are_converted_or_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], where: tuple[Any, ...], value: Any
 ) -> None:
     """Check that each manifest is converted or explained, and that the output is printable."""
-    (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(mutated(WHOLE, where, value), allow_unicode=False))
-    code = migrate.main(["akv2k8s", str(tmp_path / "in.yaml"), *IDS])
+    (tmp_path / "in.yaml").write_text(
+        yaml.safe_dump_all(mutate_documents(ALL_MANIFESTS, where, value), allow_unicode=False)
+    )
+    code = migrate.main(["akv2k8s", str(tmp_path / "in.yaml"), *IDENTITY_OPTIONS])
     printed = capsys.readouterr()
     assert code in (0, 1, 2)
     assert all(each.isprintable() or each == "\n" for each in printed.out + printed.err)

@@ -10,59 +10,35 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.cli.migrate.operators.mutations import VALUES, mutated, places
+from tests.support.external_secrets_manifests import (
+    ALL_MANIFESTS,
+    CLIENT,
+    TENANT,
+    VERSION,
+    make_account,
+    make_cluster_external_secret,
+    make_external_secret,
+    make_key,
+    make_namespace,
+    make_store,
+)
+from tests.unit.cli.migrate.operators.mutations import VALUES, list_places, mutate_documents
 from tools.cli.migrate import migrate
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators.external_secrets import migrate as convert
 from tools.cli.migrate.operators.report import EXTERNAL_SECRETS, report
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 
-VERSION = "0123456789abcdef" * 2
-CLIENT, TENANT = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
+
+def run_migration(*objects: Manifest, **options: Any) -> ConversionResult:
+    return convert([make_account(), *objects], ConversionOptions(**options))
 
 
-def account(namespace: str = "shop", **annotations: str) -> Manifest:
-    given = annotations or {"client-id": CLIENT, "tenant-id": TENANT}
-    meta = {"name": "reader", "namespace": namespace}
-    meta["annotations"] = {f"azure.workload.identity/{key}": value for key, value in given.items()}  # type: ignore[assignment]
-    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
-
-
-def store(kind: str = "SecretStore", version: str = "v1", provider: Any = None, **azurekv: Any) -> Manifest:
-    azure = {
-        "authType": "WorkloadIdentity",
-        "vaultUrl": "https://shop-vault.vault.azure.net",
-        "serviceAccountRef": {"name": "reader"},
-    } | azurekv
-    azure = {key: value for key, value in azure.items() if value is not None}
-    meta = {"name": "vault"} | ({"namespace": "shop"} if kind == "SecretStore" else {})
-    spec = {"provider": provider or {"azurekv": azure}}
-    return {"apiVersion": f"external-secrets.io/{version}", "kind": kind, "metadata": meta, "spec": spec}
-
-
-def external(*data: Any, name: str = "db", version: str = "v1", target: Any = None, **spec: Any) -> Manifest:
-    given = {"secretStoreRef": {"name": "vault"}, "data": list(data)} | ({"target": target} if target else {}) | spec
-    return {
-        "apiVersion": f"external-secrets.io/{version}",
-        "kind": "ExternalSecret",
-        "metadata": {"name": name, "namespace": "shop"},
-        "spec": {key: value for key, value in given.items() if value is not None},
-    }
-
-
-def key(secret_key: str, remote: str, **ref: Any) -> Manifest:
-    return {"secretKey": secret_key, "remoteRef": {"key": remote, **ref}}
-
-
-def moved(*objects: Manifest, **options: Any) -> ConversionResult:
-    return convert([account(), *objects], ConversionOptions(**options))
-
-
-def said(found: ConversionResult) -> str:
+def join_notes(found: ConversionResult) -> str:
     return "\n".join(map(str, sorted(found.notes)))
 
 
-def spec_of(found: ConversionResult) -> Any:
+def get_spec(found: ConversionResult) -> Any:
     (made,) = found.manifests
     assert made["kind"] == "AKVSync"
     return made["spec"]
@@ -70,9 +46,9 @@ def spec_of(found: ConversionResult) -> Any:
 
 @pytest.mark.parametrize("version", ["v1alpha1", "v1beta1", "v1"])
 def test_external_secret_of_every_version_becomes_an_akvsync(version: str) -> None:
-    found = moved(
-        store(version=version),
-        external(key("user", "db-user"), key("password", "secret/db-password"), version=version),
+    found = run_migration(
+        make_store(version=version),
+        make_external_secret(make_key("user", "db-user"), make_key("password", "secret/db-password"), version=version),
     )
     assert found.notes == []
     (made,) = found.manifests
@@ -97,32 +73,34 @@ def test_external_secret_of_every_version_becomes_an_akvsync(version: str) -> No
 
 
 def test_labels_of_the_external_secret_or_of_its_template_are_kept() -> None:
-    plain = external(key("a", "a"))
+    plain = make_external_secret(make_key("a", "a"))
     plain["metadata"] |= {"labels": {"tier": "data"}, "annotations": {"kubectl.kubernetes.io/x": "y"}}
-    assert spec_of(moved(store(), plain))["objects"][0]["labels"] == {"tier": "data"}
+    assert get_spec(run_migration(make_store(), plain))["objects"][0]["labels"] == {"tier": "data"}
     plain["spec"]["target"] = {"template": {"metadata": {"labels": {"own": "1"}, "annotations": {"helm.sh/x": "y"}}}}
-    found = moved(store(), plain)
-    assert spec_of(found)["objects"][0]["labels"] == {"own": "1"}
-    assert "the annotation 'helm.sh/x' belongs to another tool" in said(found)
+    found = run_migration(make_store(), plain)
+    assert get_spec(found)["objects"][0]["labels"] == {"own": "1"}
+    assert "the annotation 'helm.sh/x' belongs to another tool" in join_notes(found)
 
 
 @pytest.mark.parametrize(
-    ("form", "wanted"),
+    ("template_data", "wanted"),
     [
         ({"p": "{{ .a }}"}, [{"dataKey": "p", "secretInAKV": "x"}]),
         ({"p": "{{.a|toString}}"}, [{"dataKey": "p", "secretInAKV": "x"}]),
         ({"p": '{{ index . "a" }}'}, [{"dataKey": "p", "secretInAKV": "x"}]),
     ],
 )
-def test_template_that_only_renames_keys_is_converted(form: dict[str, str], wanted: Any) -> None:
-    found = moved(store(), external(key("a", "x"), target={"template": {"data": form}}))
-    assert spec_of(found)["objects"][0]["mapping"] == wanted
+def test_template_that_only_renames_keys_is_converted(template_data: dict[str, str], wanted: Any) -> None:
+    found = run_migration(
+        make_store(), make_external_secret(make_key("a", "x"), target={"template": {"data": template_data}})
+    )
+    assert get_spec(found)["objects"][0]["mapping"] == wanted
 
 
 def test_template_that_merges_keeps_the_other_keys() -> None:
     target = {"template": {"data": {"p": "{{ .a }}"}, "mergePolicy": "Merge"}}
-    found = moved(store(), external(key("a", "x"), key("b", "y"), target=target))
-    assert [each["dataKey"] for each in spec_of(found)["objects"][0]["mapping"]] == ["a", "b", "p"]
+    found = run_migration(make_store(), make_external_secret(make_key("a", "x"), make_key("b", "y"), target=target))
+    assert [each["dataKey"] for each in get_spec(found)["objects"][0]["mapping"]] == ["a", "b", "p"]
 
 
 @pytest.mark.parametrize(
@@ -134,15 +112,15 @@ def test_template_that_merges_keeps_the_other_keys() -> None:
 )
 def test_template_that_splits_a_certificate_becomes_a_tls_secret(crt: str, tls_key: str) -> None:
     template = {"type": "kubernetes.io/tls", "data": {"tls.crt": crt, "tls.key": tls_key}}
-    found = moved(store(), external(key("pfx", "web"), target={"template": template}))
-    (made,) = spec_of(found)["objects"]
+    found = run_migration(make_store(), make_external_secret(make_key("pfx", "web"), target={"template": template}))
+    (made,) = get_spec(found)["objects"]
     assert made["kubernetesSecretType"] == "kubernetes.io/tls"
     assert {each["dataKey"]: each["secretInAKV"] for each in made["mapping"]} == {"tls.crt": "web", "tls.key": "web"}
 
 
 def test_parts_of_a_certificate_in_an_opaque_secret_become_a_class() -> None:
     target = {"template": {"data": {"chain.pem": "{{ .pfx | b64dec | pkcs12cert }}"}}}
-    source, sync = moved(store(), external(key("pfx", "web"), target=target)).manifests
+    source, sync = run_migration(make_store(), make_external_secret(make_key("pfx", "web"), target=target)).manifests
     assert source["kind"] == "SecretProviderClass"
     assert sync["spec"]["secretObject"]["data"] == [{"sourcePath": "web/tls.crt", "targetKey": "chain.pem"}]
 
@@ -156,7 +134,7 @@ def test_parts_of_a_certificate_in_an_opaque_secret_become_a_class() -> None:
     ],
 )
 def test_source_that_an_akvsync_cannot_express_becomes_a_class(ref: dict[str, str], line: str) -> None:
-    found = moved(store(), external(key("a", "x", **ref), key("b", "x")))
+    found = run_migration(make_store(), make_external_secret(make_key("a", "x", **ref), make_key("b", "x")))
     assert found.notes == []
     source, sync = found.manifests
     assert (source["kind"], sync["kind"]) == ("SecretProviderClass", "SecretSync")
@@ -176,9 +154,9 @@ def test_source_that_an_akvsync_cannot_express_becomes_a_class(ref: dict[str, st
     ],
 )
 def test_properties_and_encodings_are_mapped(ref: dict[str, str], fields: dict[str, str]) -> None:
-    found = moved(store(), external(key("a", "x", **ref)))
+    found = run_migration(make_store(), make_external_secret(make_key("a", "x", **ref)))
     assert found.notes == []
-    assert spec_of(found)["objects"][0]["mapping"] == [{"dataKey": "a", "secretInAKV": "x", **fields}]
+    assert get_spec(found)["objects"][0]["mapping"] == [{"dataKey": "a", "secretInAKV": "x", **fields}]
 
 
 @pytest.mark.parametrize(
@@ -186,10 +164,14 @@ def test_properties_and_encodings_are_mapped(ref: dict[str, str], fields: dict[s
     [("v1", {"extract": {"key": "x"}}), ("v1beta1", {"extract": {"key": "secret/x"}}), ("v1alpha1", {"key": "x"})],
 )
 def test_extract_is_expanded(version: str, given: Manifest) -> None:
-    found = moved(store(version=version), external(version=version, data=None, dataFrom=[given]))
+    found = run_migration(
+        make_store(version=version), make_external_secret(version=version, data=None, dataFrom=[given])
+    )
     assert found.notes == []
-    assert spec_of(found)["objects"] == [{"kubernetesSecretName": "db", "secretInAKV": "x", "expand": True}]
-    assert moved(store(), external(dataFrom=[given]), classes=True).manifests == found.manifests
+    assert get_spec(found)["objects"] == [{"kubernetesSecretName": "db", "secretInAKV": "x", "expand": True}]
+    assert (
+        run_migration(make_store(), make_external_secret(dataFrom=[given]), classes=True).manifests == found.manifests
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,8 +190,8 @@ def test_extract_is_expanded(version: str, given: Manifest) -> None:
 )
 def test_find_becomes_a_selection(regexp: str, conditions: dict[str, str]) -> None:
     find = {"name": {"regexp": regexp}, "tags": {"app": "shop"}}
-    found = moved(store(), external(data=None, dataFrom=[{"find": find}]))
-    (made,) = spec_of(found)["objects"]
+    found = run_migration(make_store(), make_external_secret(data=None, dataFrom=[{"find": find}]))
+    (made,) = get_spec(found)["objects"]
     assert made == {"kubernetesSecretName": "db", "select": {**conditions, "tags": {"app": "shop"}}}
 
 
@@ -219,25 +201,25 @@ def test_rewrite_that_removes_a_prefix_is_kept(rewrite: tuple[str, str]) -> None
         "find": {"name": {"regexp": "^shop-"}},
         "rewrite": [{"regexp": {"source": rewrite[0], "target": rewrite[1]}}],
     }
-    (made,) = spec_of(moved(store(), external(data=None, dataFrom=[given])))["objects"]
+    (made,) = get_spec(run_migration(make_store(), make_external_secret(data=None, dataFrom=[given])))["objects"]
     assert (made["select"], made["stripPrefix"]) == ({"namePrefix": "shop-"}, "shop-")
 
 
 def test_another_cloud_becomes_a_class_with_its_name() -> None:
     cloud = {"environmentType": "USGovernmentCloud", "vaultUrl": "https://shop-vault.vault.usgovcloudapi.net/"}
-    source, _ = moved(store(**cloud), external(key("a", "x"))).manifests
+    source, _ = run_migration(make_store(**cloud), make_external_secret(make_key("a", "x"))).manifests
     assert source["spec"]["parameters"]["cloudName"] == "AzureUSGovernmentCloud"
 
 
 def test_option_creates_classes_instead_of_akvsyncs() -> None:
-    source, sync = moved(store(), external(key("a", "x")), classes=True).manifests
+    source, sync = run_migration(make_store(), make_external_secret(make_key("a", "x")), classes=True).manifests
     assert "objectFormat: pfx" in source["spec"]["parameters"]["objects"]
     assert sync["metadata"]["name"] == "db"
 
 
 def test_option_creates_secrets_beside_the_old_ones() -> None:
-    found = moved(store(), external(key("a", "x")), beside=True)
-    assert spec_of(found)["objects"][0]["kubernetesSecretName"] == "db-akv"
+    found = run_migration(make_store(), make_external_secret(make_key("a", "x")), beside=True)
+    assert get_spec(found)["objects"][0]["kubernetesSecretName"] == "db-akv"
     page = report(found, EXTERNAL_SECRETS, "")
     assert "shop/db becomes db-akv" in page
     assert "--cascade" not in page
@@ -247,11 +229,11 @@ def test_option_creates_secrets_beside_the_old_ones() -> None:
 def test_existing_class_of_the_same_name_is_not_taken_over() -> None:
     meta = {"name": "db", "namespace": "shop"}
     taken = {"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass", "metadata": meta}
-    (made,) = moved(store(), external(key("a", "x")), taken).manifests
+    (made,) = run_migration(make_store(), make_external_secret(make_key("a", "x")), taken).manifests
     assert made["metadata"]["name"] == "db-akv"
 
 
-def existing_akvsync(*names: str) -> Manifest:
+def make_akvsync(*names: str) -> Manifest:
     objects = [{"kubernetesSecretName": name, "secretInAKV": "x"} for name in names]
     meta = {"name": "db", "namespace": "shop"}
     return {
@@ -268,13 +250,16 @@ def existing_akvsync(*names: str) -> Manifest:
 def test_only_an_akvsync_of_an_earlier_run_is_overwritten(made: list[str], name: str) -> None:
     meta = {"name": "db", "namespace": "shop"}
     generated = {"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass", "metadata": meta}
-    found = moved(store(), external(key("a", "x")), existing_akvsync(*made), generated)
+    found = run_migration(make_store(), make_external_secret(make_key("a", "x")), make_akvsync(*made), generated)
     assert [each["metadata"]["name"] for each in found.manifests] == [name]
 
 
 def test_partial_conversion_can_run_again() -> None:
-    part = external(key("a", "x"), key("t", "cert/x"))
-    assert moved(store(), part, existing_akvsync("db-akv")).manifests == moved(store(), part).manifests
+    part = make_external_secret(make_key("a", "x"), make_key("t", "cert/x"))
+    assert (
+        run_migration(make_store(), part, make_akvsync("db-akv")).manifests
+        == run_migration(make_store(), part).manifests
+    )
 
 
 GENERATOR = {"generatorRef": {"kind": "Password", "name": "p"}}
@@ -283,61 +268,95 @@ GENERATOR = {"generatorRef": {"kind": "Password", "name": "p"}}
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (external(key("a", "x", metadataPolicy="Fetch")), "tags cannot become values"),
-        (external(key("a", "cert/x")), "is DER there"),
-        (external(key("a", "key/x")), "is a JSON Web Key there"),
-        (external(key("a", "blob/x")), "is not the name of an object in Key Vault"),
-        (external(key("a", "a/b/c")), "is not the name of an object in Key Vault"),
-        (external(key("a", "x", version="3")), "32 hexadecimal digits"),
-        (external(key("a", "x", decodingStrategy="Auto")), "decodingStrategy Auto"),
-        (external(key("a", "x", property="a.#.b")), "more than names with dots"),
-        (external(key("a", "x", property="a|@reverse")), "more than names with dots"),
-        (external(key("a", "x", property="p" * 129)), "more than names with dots"),
-        (external(key("a", "x"), dataFrom=[{"extract": {"key": "y"}}]), "several entries of data and dataFrom"),
-        (external(dataFrom=[{"extract": {"key": "y", "property": "a"}}]), "map them one by one"),
-        (external(dataFrom=[{"extract": {"key": "y"}, "rewrite": [{}]}]), "map them one by one"),
-        (external(dataFrom=[{"extract": {"key": "cert/y"}}]), "is not the name of a secret"),
-        (external(dataFrom=[{"find": {"name": {"regexp": "^(a|b)"}}}]), "more than letters, digits"),
-        (external(dataFrom=[{"find": {"name": {"regexp": "[a]"}}}]), "more than letters, digits"),
-        (external(dataFrom=[{"find": {"name": {"regexp": "a" * 121}}}]), "more than letters, digits"),
-        (external(dataFrom=[{"find": {"decodingStrategy": "Auto"}}]), "decodingStrategy Auto"),
-        (external(dataFrom=[{"find": {}, "rewrite": [{"regexp": {"source": "a", "target": ""}}]}]), "its rewrite"),
-        (external(dataFrom=[{"find": {}, "rewrite": [{"transform": {}}]}]), "its rewrite"),
+        (make_external_secret(make_key("a", "x", metadataPolicy="Fetch")), "tags cannot become values"),
+        (make_external_secret(make_key("a", "cert/x")), "is DER there"),
+        (make_external_secret(make_key("a", "key/x")), "is a JSON Web Key there"),
+        (make_external_secret(make_key("a", "blob/x")), "is not the name of an object in Key Vault"),
+        (make_external_secret(make_key("a", "a/b/c")), "is not the name of an object in Key Vault"),
+        (make_external_secret(make_key("a", "x", version="3")), "32 hexadecimal digits"),
+        (make_external_secret(make_key("a", "x", decodingStrategy="Auto")), "decodingStrategy Auto"),
+        (make_external_secret(make_key("a", "x", property="a.#.b")), "more than names with dots"),
+        (make_external_secret(make_key("a", "x", property="a|@reverse")), "more than names with dots"),
+        (make_external_secret(make_key("a", "x", property="p" * 129)), "more than names with dots"),
         (
-            external(dataFrom=[{"extract": {"key": "y"}}], target={"template": {"data": {"p": "{{ .a }}"}}}),
+            make_external_secret(make_key("a", "x"), dataFrom=[{"extract": {"key": "y"}}]),
+            "several entries of data and dataFrom",
+        ),
+        (make_external_secret(dataFrom=[{"extract": {"key": "y", "property": "a"}}]), "map them one by one"),
+        (make_external_secret(dataFrom=[{"extract": {"key": "y"}, "rewrite": [{}]}]), "map them one by one"),
+        (make_external_secret(dataFrom=[{"extract": {"key": "cert/y"}}]), "is not the name of a secret"),
+        (make_external_secret(dataFrom=[{"find": {"name": {"regexp": "^(a|b)"}}}]), "more than letters, digits"),
+        (make_external_secret(dataFrom=[{"find": {"name": {"regexp": "[a]"}}}]), "more than letters, digits"),
+        (make_external_secret(dataFrom=[{"find": {"name": {"regexp": "a" * 121}}}]), "more than letters, digits"),
+        (make_external_secret(dataFrom=[{"find": {"decodingStrategy": "Auto"}}]), "decodingStrategy Auto"),
+        (
+            make_external_secret(dataFrom=[{"find": {}, "rewrite": [{"regexp": {"source": "a", "target": ""}}]}]),
+            "its rewrite",
+        ),
+        (make_external_secret(dataFrom=[{"find": {}, "rewrite": [{"transform": {}}]}]), "its rewrite"),
+        (
+            make_external_secret(
+                dataFrom=[{"extract": {"key": "y"}}], target={"template": {"data": {"p": "{{ .a }}"}}}
+            ),
             "its template uses what dataFrom finds",
         ),
         (
-            external(dataFrom=[{"extract": {"key": "y"}}], target={"template": {"type": "kubernetes.io/tls"}}),
+            make_external_secret(
+                dataFrom=[{"extract": {"key": "y"}}], target={"template": {"type": "kubernetes.io/tls"}}
+            ),
             "expand",
         ),
-        (external(key("a/b", "x")), "targetKey a/b"),
-        (external(), "neither data nor dataFrom"),
-        (external(dataFrom=[{"sourceRef": GENERATOR}]), "generators have no counterpart"),
-        (external({**key("a", "x"), "sourceRef": GENERATOR}), "generators have no counterpart"),
-        (external(dataFrom=[{"extract": {"key": "x", "metadataPolicy": "Fetch"}}]), "tags cannot become values"),
-        (external(key("a", "x"), target={"creationPolicy": "Merge"}), "writes only whole Secrets"),
-        (external(key("a", "x"), target={"creationPolicy": "None"}), "writes no Secret"),
-        (external(key("a", "x"), target={"manifest": {"kind": "ConfigMap"}}), "an object that is not a Secret"),
-        (external(key("a", "x"), target={"name": "No"}), "'No' is not a Secret's name"),
-        (external(key("a", "x"), target={"template": {"data": {"p": "x={{ .a }}"}}}), "its template has no"),
-        (external(key("a", "x"), target={"template": {"data": {"p": "x"}}}), "the constant in its template"),
-        (external(key("a", "x"), target={"template": {"data": {"p": "{{ .b }}"}}}), "its template has no"),
-        (external(key("a", "x"), target={"template": {"templateFrom": [{}]}}), "templateFrom has no counterpart"),
-        (external(key("a", "x"), target={"template": {"type": "kubernetes.io/tls"}}), "needs the key tls.crt"),
-        (external(key("a", "x"), secretStoreRef={"name": "other"}), "SecretStore shop/other is not among"),
-        (external(key("a", "x"), secretStoreRef=None), "it has no reference to a store: give --vault"),
-        (external(key(5, "x")), "$.spec.data[0].secretKey"),  # type: ignore[arg-type]
-        (external(key("a", "x"), version="v2"), "the version v2 is not one of"),
-        (external("x"), "$.spec.data[0]"),
+        (make_external_secret(make_key("a/b", "x")), "targetKey a/b"),
+        (make_external_secret(), "neither data nor dataFrom"),
+        (make_external_secret(dataFrom=[{"sourceRef": GENERATOR}]), "generators have no counterpart"),
+        (make_external_secret({**make_key("a", "x"), "sourceRef": GENERATOR}), "generators have no counterpart"),
+        (
+            make_external_secret(dataFrom=[{"extract": {"key": "x", "metadataPolicy": "Fetch"}}]),
+            "tags cannot become values",
+        ),
+        (make_external_secret(make_key("a", "x"), target={"creationPolicy": "Merge"}), "writes only whole Secrets"),
+        (make_external_secret(make_key("a", "x"), target={"creationPolicy": "None"}), "writes no Secret"),
+        (
+            make_external_secret(make_key("a", "x"), target={"manifest": {"kind": "ConfigMap"}}),
+            "an object that is not a Secret",
+        ),
+        (make_external_secret(make_key("a", "x"), target={"name": "No"}), "'No' is not a Secret's name"),
+        (
+            make_external_secret(make_key("a", "x"), target={"template": {"data": {"p": "x={{ .a }}"}}}),
+            "its template has no",
+        ),
+        (
+            make_external_secret(make_key("a", "x"), target={"template": {"data": {"p": "x"}}}),
+            "the constant in its template",
+        ),
+        (
+            make_external_secret(make_key("a", "x"), target={"template": {"data": {"p": "{{ .b }}"}}}),
+            "its template has no",
+        ),
+        (
+            make_external_secret(make_key("a", "x"), target={"template": {"templateFrom": [{}]}}),
+            "templateFrom has no counterpart",
+        ),
+        (
+            make_external_secret(make_key("a", "x"), target={"template": {"type": "kubernetes.io/tls"}}),
+            "needs the key tls.crt",
+        ),
+        (
+            make_external_secret(make_key("a", "x"), secretStoreRef={"name": "other"}),
+            "SecretStore shop/other is not among",
+        ),
+        (make_external_secret(make_key("a", "x"), secretStoreRef=None), "it has no reference to a store: give --vault"),
+        (make_external_secret(make_key(5, "x")), "$.spec.data[0].secretKey"),  # type: ignore[arg-type]
+        (make_external_secret(make_key("a", "x"), version="v2"), "the version v2 is not one of"),
+        (make_external_secret("x"), "$.spec.data[0]"),
     ],
 )
 def test_source_that_cannot_be_converted_is_explained(source: Manifest, words: str) -> None:
-    found = moved(store(), source)
+    found = run_migration(make_store(), source)
     assert not found.manifests
     assert not found.takeovers
-    assert "ExternalSecret shop/db: is not carried over: " in said(found)
-    assert words in said(found)
+    assert "ExternalSecret shop/db: is not carried over: " in join_notes(found)
+    assert words in join_notes(found)
 
 
 @pytest.mark.parametrize(
@@ -353,9 +372,9 @@ def test_source_that_cannot_be_converted_is_explained(source: Manifest, words: s
     ],
 )
 def test_changed_behaviour_is_reported(target: Any, spec: Any, words: str) -> None:
-    found = moved(store(), external(key("a", "x"), target=target, **spec))
+    found = run_migration(make_store(), make_external_secret(make_key("a", "x"), target=target, **spec))
     assert len(found.manifests) == 1
-    assert words in said(found)
+    assert words in join_notes(found)
 
 
 @pytest.mark.parametrize(
@@ -382,77 +401,121 @@ def test_changed_behaviour_is_reported(target: Any, spec: Any, words: str) -> No
     ],
 )
 def test_authentication_is_converted_or_explained(changed: Any, options: Any, client: str, words: str) -> None:
-    found = moved(store(**changed), external(key("a", "x")), **options)
-    assert words in said(found)
+    found = run_migration(make_store(**changed), make_external_secret(make_key("a", "x")), **options)
+    assert words in join_notes(found)
     assert [identity.client_id for identity, _ in found.roles] == ([client] if client else [])
     assert len(found.manifests) == (1 if client else 0)
 
 
 def test_every_key_that_cannot_be_converted_is_named() -> None:
-    keys = [key(f"k{number}", "cert/x") for number in range(7)]
-    for fine in ([], [key("fine", "x")]):
-        (note,) = moved(store(), external(*keys, *fine)).notes
+    keys = [make_key(f"k{number}", "cert/x") for number in range(7)]
+    for fine in ([], [make_key("fine", "x")]):
+        (note,) = run_migration(make_store(), make_external_secret(*keys, *fine)).notes
         assert note.text.count("is DER there") == 5
         assert "key 'k0'" in note.text
         assert note.text.endswith("; and 2 more keys")
 
 
 OTHER_STORE = {"sourceRef": {"storeRef": {"name": "other"}}}
-FINE = key("fine", "y")
+CONVERTIBLE_KEY = make_key("fine", "y")
 
 
 @pytest.mark.parametrize(
     ("source", "words", "lost"),
     [
-        (external(FINE, key("a", "x", metadataPolicy="Fetch")), "tags cannot become values", ["a"]),
-        (external(key("a", "cert/x"), FINE), "is DER there", ["a"]),
-        (external(FINE, key("a", "key/x")), "is a JSON Web Key there", ["a"]),
-        (external(FINE, key("a", "blob/x")), "is not the name of an object in Key Vault", ["a"]),
-        (external(FINE, key("a", "x", version="3")), "32 hexadecimal digits", ["a"]),
-        (external(FINE, key("a", "x", decodingStrategy="Auto")), "decodingStrategy Auto", ["a"]),
-        (external(FINE, key("a", "x", property="a.#.b")), "more than names with dots", ["a"]),
-        (external(FINE, {**key("a", "x"), "sourceRef": GENERATOR}), "generators have no counterpart", ["a"]),
-        (external(FINE, {**key("a", "x"), **OTHER_STORE}), "another vault or identity than the key 'fine'", ["a"]),
-        (external(FINE, {**key("a", "x"), "sourceRef": {"storeRef": {"name": "no"}}}), "is not among", ["a"]),
-        (external(FINE, key("a/b", "x")), "targetKey a/b", ["a/b"]),
-        (external(FINE, key("fine", "x"), key("a", "cert/x")), "is DER there", ["a"]),
-        (external(FINE, key("a", "x"), key("a", "cert/x")), "is DER there", ["a"]),
         (
-            external(FINE, target={"template": {"data": {"fine": "{{ .fine }}", "a": "x={{ .fine }}"}}}),
+            make_external_secret(CONVERTIBLE_KEY, make_key("a", "x", metadataPolicy="Fetch")),
+            "tags cannot become values",
+            ["a"],
+        ),
+        (make_external_secret(make_key("a", "cert/x"), CONVERTIBLE_KEY), "is DER there", ["a"]),
+        (make_external_secret(CONVERTIBLE_KEY, make_key("a", "key/x")), "is a JSON Web Key there", ["a"]),
+        (
+            make_external_secret(CONVERTIBLE_KEY, make_key("a", "blob/x")),
+            "is not the name of an object in Key Vault",
+            ["a"],
+        ),
+        (make_external_secret(CONVERTIBLE_KEY, make_key("a", "x", version="3")), "32 hexadecimal digits", ["a"]),
+        (
+            make_external_secret(CONVERTIBLE_KEY, make_key("a", "x", decodingStrategy="Auto")),
+            "decodingStrategy Auto",
+            ["a"],
+        ),
+        (
+            make_external_secret(CONVERTIBLE_KEY, make_key("a", "x", property="a.#.b")),
+            "more than names with dots",
+            ["a"],
+        ),
+        (
+            make_external_secret(CONVERTIBLE_KEY, {**make_key("a", "x"), "sourceRef": GENERATOR}),
+            "generators have no counterpart",
+            ["a"],
+        ),
+        (
+            make_external_secret(CONVERTIBLE_KEY, {**make_key("a", "x"), **OTHER_STORE}),
+            "another vault or identity than the key 'fine'",
+            ["a"],
+        ),
+        (
+            make_external_secret(CONVERTIBLE_KEY, {**make_key("a", "x"), "sourceRef": {"storeRef": {"name": "no"}}}),
+            "is not among",
+            ["a"],
+        ),
+        (make_external_secret(CONVERTIBLE_KEY, make_key("a/b", "x")), "targetKey a/b", ["a/b"]),
+        (make_external_secret(CONVERTIBLE_KEY, make_key("fine", "x"), make_key("a", "cert/x")), "is DER there", ["a"]),
+        (make_external_secret(CONVERTIBLE_KEY, make_key("a", "x"), make_key("a", "cert/x")), "is DER there", ["a"]),
+        (
+            make_external_secret(
+                CONVERTIBLE_KEY, target={"template": {"data": {"fine": "{{ .fine }}", "a": "x={{ .fine }}"}}}
+            ),
             "its template has no counterpart",
             ["a"],
         ),
         (
-            external(FINE, target={"template": {"data": {"fine": "{{ .fine }}", "a": "constant"}}}),
+            make_external_secret(
+                CONVERTIBLE_KEY, target={"template": {"data": {"fine": "{{ .fine }}", "a": "constant"}}}
+            ),
             "the constant in its template",
             ["a"],
         ),
         (
-            external(FINE, key("t", "cert/x"), target={"template": {"data": {"fine": "{{ .fine }}", "a": "{{ .t }}"}}}),
+            make_external_secret(
+                CONVERTIBLE_KEY,
+                make_key("t", "cert/x"),
+                target={"template": {"data": {"fine": "{{ .fine }}", "a": "{{ .t }}"}}},
+            ),
             "its template uses the key 't': cert/x is DER there",
             ["a"],
         ),
         (
-            external(FINE, key("t", "cert/x"), target={"template": {"mergePolicy": "Merge", "data": {"a": "a"}}}),
+            make_external_secret(
+                CONVERTIBLE_KEY,
+                make_key("t", "cert/x"),
+                target={"template": {"mergePolicy": "Merge", "data": {"a": "a"}}},
+            ),
             "is DER there",
             ["t", "a"],
         ),
-        (external(FINE, dataFrom=[{"sourceRef": GENERATOR}]), "dataFrom[0]: generators have no counterpart", []),
+        (
+            make_external_secret(CONVERTIBLE_KEY, dataFrom=[{"sourceRef": GENERATOR}]),
+            "dataFrom[0]: generators have no counterpart",
+            [],
+        ),
     ],
 )
 def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(
     source: Manifest, words: str, lost: list[str]
 ) -> None:
-    other = store(vaultUrl="https://other-vault.vault.azure.net")
+    other = make_store(vaultUrl="https://other-vault.vault.azure.net")
     other["metadata"]["name"] = "other"
-    found = moved(store(), other, source)
-    (made,) = spec_of(found)["objects"]
+    found = run_migration(make_store(), other, source)
+    (made,) = get_spec(found)["objects"]
     assert made["kubernetesSecretName"] == "db-akv"
     assert [each["dataKey"] for each in made["mapping"]] == ["fine"]
     assert not found.takeovers
     (partial,) = found.partial
     assert (partial.name, partial.new_name) == ("db", "db-akv")
-    note = said(found)
+    note = join_notes(found)
     assert "is carried over in part: db-akv beside the Secret db has the other keys" in note
     assert words in note
     assert all(f"key {name!r}: " in note for name in lost)
@@ -468,15 +531,17 @@ def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(
 
 def test_key_that_a_template_leaves_out_is_not_lost() -> None:
     target = {"template": {"data": {"p": "{{ .fine }}"}}}
-    found = moved(store(), external(FINE, key("t", "cert/x"), target=target))
+    found = run_migration(make_store(), make_external_secret(CONVERTIBLE_KEY, make_key("t", "cert/x"), target=target))
     assert found.notes == []
     assert len(found.takeovers) == 1
 
 
-def test_convertible_entry_of_data_from_is_created_beside() -> None:
+def test_convertible_entry_of_data_from_becomes_another_secret() -> None:
     entries = [{"extract": {"key": "x"}}, {"sourceRef": GENERATOR}]
-    found = moved(
-        store(), external(key("a", "cert/x"), data=None, dataFrom=entries), external(name="ok", dataFrom=entries[:1])
+    found = run_migration(
+        make_store(),
+        make_external_secret(make_key("a", "cert/x"), data=None, dataFrom=entries),
+        make_external_secret(name="ok", dataFrom=entries[:1]),
     )
     assert [each["spec"]["objects"][0]["kubernetesSecretName"] for each in found.manifests] == ["db-akv", "ok"]
     assert [(each.name, each.new_name) for each in found.takeovers] == [("ok", "ok")]
@@ -488,72 +553,65 @@ def test_convertible_entry_of_data_from_is_created_beside() -> None:
 
 def test_type_whose_required_key_is_lost_is_explained_with_that_key() -> None:
     template = {"type": "kubernetes.io/tls", "data": {"tls.crt": "{{ .pfx | b64dec | pkcs12cert }}", "tls.key": "x"}}
-    found = moved(store(), external(key("pfx", "web"), target={"template": template}))
+    found = run_migration(make_store(), make_external_secret(make_key("pfx", "web"), target={"template": template}))
     assert not found.manifests
-    assert "key 'tls.key': the constant in its template" in said(found)
-    assert "needs the key tls.key" in said(found)
+    assert "key 'tls.key': the constant in its template" in join_notes(found)
+    assert "needs the key tls.key" in join_notes(found)
     assert "still writes Secrets for externalsecret shop/db" in report(found, EXTERNAL_SECRETS, "")
 
 
-def test_secret_beside_has_a_name_of_its_own() -> None:
-    part = external(FINE, key("a", "cert/x"))
-    found = moved(store(), part, external(FINE, name="db-akv"))
+def test_secret_beside_the_old_one_has_a_unique_name() -> None:
+    part = make_external_secret(CONVERTIBLE_KEY, make_key("a", "cert/x"))
+    found = run_migration(make_store(), part, make_external_secret(CONVERTIBLE_KEY, name="db-akv"))
     assert {
         each["metadata"]["name"]: each["spec"]["objects"][0]["kubernetesSecretName"] for each in found.manifests
     } == {
         "db": "db-akv-akv",
         "db-akv": "db-akv",
     }
-    assert moved(store(), part, external(FINE, name="db-akv"), beside=True).notes
+    assert run_migration(make_store(), part, make_external_secret(CONVERTIBLE_KEY, name="db-akv"), beside=True).notes
 
 
-def test_store_of_another_provider_stays() -> None:
-    found = moved(store(provider={"aws": {}}), external(key("a", "x")))
+def test_store_of_another_provider_is_not_converted() -> None:
+    found = run_migration(make_store(provider={"aws": {}}), make_external_secret(make_key("a", "x")))
     assert found.manifests == []
-    assert "its provider aws is not azurekv" in said(found)
+    assert "its provider aws is not azurekv" in join_notes(found)
 
 
 def test_cluster_store_gives_each_namespace_its_own_account() -> None:
     ref = {"name": "reader", "namespace": "ops"}
-    objects = [account("ops"), store("ClusterSecretStore", serviceAccountRef=ref, tenantId=TENANT)]
+    objects = [make_account("ops"), make_store("ClusterSecretStore", serviceAccountRef=ref, tenantId=TENANT)]
     found = convert(
-        [*objects, external(key("a", "x"), secretStoreRef={"name": "vault", "kind": "ClusterSecretStore"})],
+        [
+            *objects,
+            make_external_secret(make_key("a", "x"), secretStoreRef={"name": "vault", "kind": "ClusterSecretStore"}),
+        ],
         ConversionOptions(),
     )
     ((identity, _),) = found.roles
     assert (identity.subject, identity.client_id) == ("system:serviceaccount:shop:reader", CLIENT)
-    assert "create reader in shop" in said(found)
+    assert "create reader in shop" in join_notes(found)
 
 
 def test_keys_of_several_vaults_are_explained() -> None:
-    other = store(vaultUrl="https://other-vault.vault.azure.net")
+    other = make_store(vaultUrl="https://other-vault.vault.azure.net")
     other["metadata"]["name"] = "other"
-    second = {**key("b", "y"), "sourceRef": {"storeRef": {"name": "other"}}}
-    found = moved(store(), other, external(key("a", "x"), second))
-    assert "key 'b': it comes from another vault or identity than the key 'a'" in said(found)
+    second = {**make_key("b", "y"), "sourceRef": {"storeRef": {"name": "other"}}}
+    found = run_migration(make_store(), other, make_external_secret(make_key("a", "x"), second))
+    assert "key 'b': it comes from another vault or identity than the key 'a'" in join_notes(found)
 
 
 def test_two_external_secrets_for_one_secret_are_explained() -> None:
-    found = moved(store(), external(key("a", "x")), external(key("b", "y"), name="other", target={"name": "db"}))
-    assert len(found.manifests) == 1
-    assert "ExternalSecret shop/other: is not carried over: ExternalSecret shop/db writes the same Secret" in said(
-        found
+    found = run_migration(
+        make_store(),
+        make_external_secret(make_key("a", "x")),
+        make_external_secret(make_key("b", "y"), name="other", target={"name": "db"}),
     )
-
-
-def cluster_external(**spec: Any) -> Manifest:
-    given = {"externalSecretSpec": external(key("a", "x"))["spec"], **spec}
-    given["externalSecretSpec"]["secretStoreRef"]["kind"] = "ClusterSecretStore"
-    return {
-        "apiVersion": "external-secrets.io/v1",
-        "kind": "ClusterExternalSecret",
-        "metadata": {"name": "all"},
-        "spec": given,
-    }
-
-
-def namespace(name: str, **labels: str) -> Manifest:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    assert len(found.manifests) == 1
+    assert (
+        "ExternalSecret shop/other: is not carried over: ExternalSecret shop/db writes the same Secret"
+        in join_notes(found)
+    )
 
 
 @pytest.mark.parametrize(
@@ -570,40 +628,48 @@ def namespace(name: str, **labels: str) -> Manifest:
 )
 def test_cluster_external_secret_becomes_one_akvsync_per_namespace(spec: Any, wanted: list[str]) -> None:
     objects = [
-        store("ClusterSecretStore", tenantId=TENANT),
-        cluster_external(**spec),
-        namespace("one", team="a", env="test"),
-        namespace("two", team="a", env="dev"),
-        namespace("three"),
+        make_store("ClusterSecretStore", tenantId=TENANT),
+        make_cluster_external_secret(**spec),
+        make_namespace("one", team="a", env="test"),
+        make_namespace("two", team="a", env="dev"),
+        make_namespace("three"),
     ]
-    found = moved(*objects, client_id=CLIENT)
+    found = run_migration(*objects, client_id=CLIENT)
     assert [each["metadata"]["namespace"] for each in found.manifests] == wanted
     assert [each.name for each in found.parents] == (["all"] if wanted else [])
     if not wanted:
-        assert "its namespaces are not known" in said(found)
+        assert "its namespaces are not known" in join_notes(found)
     elif "namespaceSelector" in spec:
-        assert "selects namespaces by label" in said(found)
+        assert "selects namespaces by label" in join_notes(found)
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_cluster_external_secret_stays_without_a_takeover(listed: bool) -> None:
-    data = [key("a", "x"), key("t", "x", metadataPolicy="Fetch")]
-    part = cluster_external(namespaces=["one"])
+def test_cluster_external_secret_is_kept_without_a_takeover(listed: bool) -> None:
+    data = [make_key("a", "x"), make_key("t", "x", metadataPolicy="Fetch")]
+    part = make_cluster_external_secret(namespaces=["one"])
     part["spec"]["externalSecretSpec"]["data"] = data
     ref = {"name": "vault", "kind": "ClusterSecretStore"}
-    child = external(*data, name="all", secretStoreRef=ref)
+    child = make_external_secret(*data, name="all", secretStoreRef=ref)
     child["metadata"]["namespace"] = "one"
-    objects = [store(), store("ClusterSecretStore", tenantId=TENANT), external(key("a", "x")), part]
-    found = moved(*objects, *([child] if listed else []), client_id=CLIENT)
+    objects = [
+        make_store(),
+        make_store("ClusterSecretStore", tenantId=TENANT),
+        make_external_secret(make_key("a", "x")),
+        part,
+    ]
+    found = run_migration(*objects, *([child] if listed else []), client_id=CLIENT)
     assert [(each.namespace, each.name) for each in found.takeovers] == [("shop", "db")]
     assert [(each.namespace, each.new_name) for each in found.partial] == [("one", "all-akv")]
     assert "kubectl delete clusterexternalsecret" not in report(found, EXTERNAL_SECRETS, "")
 
 
 def test_cluster_external_secret_cannot_recreate_external_secrets() -> None:
-    objects = [store("ClusterSecretStore", tenantId=TENANT), cluster_external(namespaces=["one", "two"])]
+    objects = [
+        make_store("ClusterSecretStore", tenantId=TENANT),
+        make_cluster_external_secret(namespaces=["one", "two"]),
+    ]
     for beside in (False, True):
-        page = report(moved(*objects, client_id=CLIENT, beside=beside), EXTERNAL_SECRETS, "")
+        page = report(run_migration(*objects, client_id=CLIENT, beside=beside), EXTERNAL_SECRETS, "")
         parent = page.index("kubectl delete clusterexternalsecret all --cascade=orphan")
         assert parent < page.index("kubectl delete externalsecret all --namespace one")
         if beside:
@@ -611,11 +677,14 @@ def test_cluster_external_secret_cannot_recreate_external_secrets() -> None:
 
 
 def test_external_secret_of_a_cluster_external_secret_is_converted_once() -> None:
-    made = external(key("a", "x"), name="all")
-    found = moved(
-        store(), store("ClusterSecretStore", tenantId=TENANT), made, cluster_external(namespaces=["shop"]),
+    made = make_external_secret(make_key("a", "x"), name="all")
+    found = run_migration(
+        make_store(),
+        make_store("ClusterSecretStore", tenantId=TENANT),
+        made,
+        make_cluster_external_secret(namespaces=["shop"]),
         client_id=CLIENT,
-    )  # fmt: skip
+    )
     assert len(found.manifests) == 1
 
 
@@ -629,12 +698,14 @@ def test_external_secret_of_a_cluster_external_secret_is_converted_once() -> Non
     ],
 )
 def test_kinds_without_a_counterpart_are_explained(api_version: str, kind: str, words: str) -> None:
-    found = moved({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x", "namespace": "shop"}})
-    assert words in said(found)
+    found = run_migration({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x", "namespace": "shop"}})
+    assert words in join_notes(found)
 
 
 def test_takeover_order_leaves_no_gap() -> None:
-    found = moved(store(), external(key("a", "x"), target={"deletionPolicy": "Delete", "name": "s"}))
+    found = run_migration(
+        make_store(), make_external_secret(make_key("a", "x"), target={"deletionPolicy": "Delete", "name": "s"})
+    )
     page = report(found, EXTERNAL_SECRETS, "https://issuer.example")
     steps = [
         "kubectl apply --filename manifests.yaml",
@@ -653,8 +724,8 @@ def test_files_folders_and_standard_input_are_read(
 ) -> None:
     folder = tmp_path / "manifests" / "deep"
     folder.mkdir(parents=True)
-    (folder / "a.yaml").write_text(yaml.safe_dump_all([account(), {"kind": "List", "items": [store()]}]))
-    (folder / "b.json").write_text(json.dumps(external(key("a", "x"))))
+    (folder / "a.yaml").write_text(yaml.safe_dump_all([make_account(), {"kind": "List", "items": [make_store()]}]))
+    (folder / "b.json").write_text(json.dumps(make_external_secret(make_key("a", "x"))))
     (folder / "notes.txt").write_text("{")
     out = tmp_path / "out"
     assert migrate.main(["external-secrets", str(tmp_path / "manifests"), "--output", str(out)]) == 0
@@ -667,7 +738,7 @@ def test_files_folders_and_standard_input_are_read(
     printed = capsys.readouterr()
     assert [each["kind"] for each in yaml.safe_load_all(printed.out)] == ["AKVSync"]
     assert "template.yaml: left out: cannot be read: line 2" in printed.err
-    given = yaml.safe_dump_all([account(), store(), external(key("a", "x"))])
+    given = yaml.safe_dump_all([make_account(), make_store(), make_external_secret(make_key("a", "x"))])
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
     assert migrate.main(["external-secrets", "-f", "-"]) == 0
     assert [each["kind"] for each in yaml.safe_load_all(capsys.readouterr().out)] == ["AKVSync"]
@@ -697,43 +768,27 @@ def test_invalid_input_is_reported_in_one_line(
 
 
 def test_duplicate_object_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    documents = [account(), store(), external(key("a", "x")), external(key("a", "x")), external(key("b", "y"))]
+    documents = [
+        make_account(),
+        make_store(),
+        make_external_secret(make_key("a", "x")),
+        make_external_secret(make_key("a", "x")),
+        make_external_secret(make_key("b", "y")),
+    ]
     (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(documents))
     assert migrate.main(["external-secrets", str(tmp_path / "in.yaml")]) == 1
     assert "document 5: left out: there is another ExternalSecret shop/db before it" in capsys.readouterr().err
 
 
-WHOLE = [
-    account(),
-    store(tenantId=TENANT, environmentType="PublicCloud", authSecretRef={"clientId": {"name": "s", "key": "k"}}),
-    external(
-        {**key("pfx", "web", version=VERSION), "sourceRef": {"storeRef": {"name": "vault", "kind": "SecretStore"}}},
-        target={
-            "name": "t", "creationPolicy": "Owner", "deletionPolicy": "Delete", "immutable": False,
-            "template": {
-                "type": "kubernetes.io/tls", "engineVersion": "v2",
-                "data": {"tls.crt": "{{ .pfx | b64dec | pkcs12cert }}", "tls.key": "{{ .pfx | b64dec | pkcs12key }}"},
-                "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
-            },
-        },
-        refreshInterval="1h",
-    ),
-    external(name="many", dataFrom=[{"find": {"name": {"regexp": "^x"}, "tags": {"a": "b"}}, "rewrite": [{}]}]),
-    cluster_external(namespaceSelectors=[{"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}],
-                     namespaces=["shop"], externalSecretMetadata={"labels": {"x": "y"}}),
-    namespace("shop", a="b"),
-]  # fmt: skip
-
-
 @settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
-@given(st.sampled_from(places(WHOLE)), VALUES, st.booleans())
+@given(st.sampled_from(list_places(ALL_MANIFESTS)), VALUES, st.booleans())
 def test_mutated_manifests_are_converted_or_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], where: tuple[Any, ...], value: Any, beside: bool
 ) -> None:
     """Check that each manifest is converted or explained, and that the output is printable."""
-    documents = mutated(WHOLE, where, value)
+    documents = mutate_documents(ALL_MANIFESTS, where, value)
     (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(documents, allow_unicode=False))
     code = migrate.main(
         ["external-secrets", str(tmp_path / "in.yaml"), "--client-id", "c", *(["--beside"] if beside else [])]
@@ -742,7 +797,7 @@ def test_mutated_manifests_are_converted_or_explained(
     assert code in (0, 1, 2)
     assert all(each.isprintable() or each == "\n" for each in printed.out + printed.err)
     if code != 2:
-        # What lost its kind or its name is named by its file.
+        # An object that lost its kind or its name is reported with its file.
         for number, name in ((2, "shop/db"), (3, "shop/many")):
             lost = where[0] == number and where[1:2] in ((), ("kind",), ("metadata",))
             assert lost or name in printed.err

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import akv2k8s_manifests, external_secrets_manifests
 from tests.support.hostile_texts import FOREIGN, INJECTIONS
 from tests.support.shell_recorder import list_commands, run_recorded
-from tests.unit.cli.migrate.operators import test_akv2k8s, test_external_secrets
-from tests.unit.cli.migrate.operators.mutations import mutated, places
+from tests.unit.cli.migrate.operators.mutations import list_places, mutate_documents
 from tools.cli.common import kube_names, templating
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators import akv2k8s, external_secrets
@@ -23,11 +23,11 @@ from tools.cli.migrate.operators.report import AKV2K8S, EXTERNAL_SECRETS, Operat
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 
 OPTIONS = ConversionOptions(client_id="client-1", tenant_id="tenant-1", service_account="reader")
-BOTH = (
-    (EXTERNAL_SECRETS, external_secrets.migrate, test_external_secrets.WHOLE),
-    (AKV2K8S, akv2k8s.migrate, test_akv2k8s.WHOLE),
+OPERATORS = (
+    (EXTERNAL_SECRETS, external_secrets.migrate, external_secrets_manifests.ALL_MANIFESTS),
+    (AKV2K8S, akv2k8s.migrate, akv2k8s_manifests.ALL_MANIFESTS),
 )
-# The commands of a report, a name standing for itself.
+# The commands of a report. NAME is any name of a Kubernetes object.
 COMMANDS = [
     re.compile(pattern.replace("NAME", r"[a-z0-9][-a-z0-9.]*"))
     for pattern in (
@@ -48,7 +48,7 @@ COMMANDS = [
 ]
 
 
-def harmless(found: ConversionResult, operator: OperatorTexts) -> None:
+def check_report(found: ConversionResult, operator: OperatorTexts) -> None:
     """Check that the report is printable and well formed, and that it has only known commands."""
     page = report(found, operator, "")
     assert all(each.isprintable() or each == "\n" for each in page), page
@@ -58,7 +58,7 @@ def harmless(found: ConversionResult, operator: OperatorTexts) -> None:
         assert is_well_formed(json.dumps(manifest)), manifest
 
 
-# One text of many reaches few lines and manifests, so most of a report is checked before.
+# The result is cached, because one text changes few lines and manifests of a report.
 @functools.cache
 def is_known_line(line: str) -> bool:
     words = " ".join(shlex.split(line))
@@ -77,8 +77,8 @@ def is_well_formed(encoded: str) -> bool:
     )
 
 
-def valid(documents: list[Manifest]) -> bool:
-    """Return whether these can come from a file or a cluster: their names are checked there."""
+def are_valid(documents: list[Manifest]) -> bool:
+    """Return whether a file or a cluster can contain these documents, because their kinds and names are valid."""
     return all(
         isinstance(each, dict)
         and isinstance(each.get("kind"), str)
@@ -90,34 +90,34 @@ def valid(documents: list[Manifest]) -> bool:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from([(number, at) for number in (0, 1) for at in places(BOTH[number][2])]), FOREIGN)
+@given(st.sampled_from([(number, at) for number in (0, 1) for at in list_places(OPERATORS[number][2])]), FOREIGN)
 def test_foreign_text_becomes_no_command(where: tuple[int, tuple[Any, ...]], value: str) -> None:
-    operator, convert, whole = BOTH[where[0]]
-    documents = mutated(whole, where[1], value)
-    if valid(documents):
-        harmless(convert(documents, OPTIONS), operator)
+    operator, convert, whole = OPERATORS[where[0]]
+    documents = mutate_documents(whole, where[1], value)
+    if are_valid(documents):
+        check_report(convert(documents, OPTIONS), operator)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_injection_becomes_no_command(number: int) -> None:
-    operator, convert, whole = BOTH[number]
-    for count, where in enumerate(places(whole)):
-        if valid(documents := mutated(whole, where, INJECTIONS[count % len(INJECTIONS)])):
-            harmless(convert(documents, OPTIONS), operator)
+    operator, convert, whole = OPERATORS[number]
+    for count, where in enumerate(list_places(whole)):
+        if are_valid(documents := mutate_documents(whole, where, INJECTIONS[count % len(INJECTIONS)])):
+            check_report(convert(documents, OPTIONS), operator)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("issuer", ["", "https://issuer.example", "x; touch pwned", "$(touch pwned)", "'`touch pwned`"])
 def test_shell_runs_only_the_intended_commands(number: int, issuer: str, tmp_path: Path) -> None:
     """Run all blocks as one script. Recorders replace kubectl, az, helm and tools/doctor."""
-    operator, convert, whole = BOTH[number]
+    operator, convert, whole = OPERATORS[number]
     found = convert(whole, OPTIONS)
     assert found.takeovers
     ran = run_recorded("\n".join(list_commands(report(found, operator, issuer))), tmp_path)
     assert {words[0] for words in ran} == {"az", "helm", "kubectl", "doctor"}
     adopted = [words for words in ran if words[1:3] == ["patch", "secret"]]
     assert len(adopted) == len(found.takeovers)
-    # The recorder answers x to the question for the uid.
+    # The recorder prints x for the uid.
     assert all('"uid":"x"' in words[-1] for words in adopted)
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "tools", "record"}
 
