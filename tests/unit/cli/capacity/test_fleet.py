@@ -1,4 +1,4 @@
-"""Test tools/plan: the table of SSE's guide, the distribution, and the advice if one vault is too few."""
+"""Test tools/plan: the table of SSE's guide, the distribution of calls, and the number of vaults."""
 
 import json
 import math
@@ -9,15 +9,17 @@ from tools.cli.capacity import fleet, plan
 from tools.cli.capacity.fleet import Fleet, NoPlan
 
 CLUSTERS = (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
-# jitterSeconds by secrets per cluster, for so many clusters.
-SSE = {
+# For each number of secrets per cluster: the jitterSeconds for each number in CLUSTERS.
+SSE_TABLE = {
     5: (0, 0, 1, 2, 4, 10, 20, 39, 98, 200),
     10: (0, 1, 2, 5, 10, 24, 49, 97, 240, 490),
     20: (1, 3, 7, 14, 27, 68, 140, 270, 680, 1_400),
     50: (8, 15, 38, 76, 150, 380, 760, 1_500, 3_800, 7_600),
 }
 ENTRIES = [
-    (secrets, clusters, entry) for secrets, row in SSE.items() for clusters, entry in zip(CLUSTERS, row, strict=True)
+    (secrets, clusters, entry)
+    for secrets, row in SSE_TABLE.items()
+    for clusters, entry in zip(CLUSTERS, row, strict=True)
 ]
 
 
@@ -30,13 +32,13 @@ def test_table_of_sse_is_reproduced(secrets: int, clusters: int, entry: int) -> 
 def test_suggestion_differs_from_the_table_only_by_rounding(secrets: int, clusters: int, entry: int) -> None:
     found = fleet.plan_fleet(Fleet(clusters=clusters, secrets=secrets, interval=10_000)).jitter_seconds
     if clusters * secrets <= 400:
-        assert found == 0  # all of them at once are no more than a second of the vault's
+        assert found == 0  # one vault answers all of these calls within one second
     else:
         assert abs(found - entry) <= max(1, 0.05 * entry)
 
 
-def reaches(mean: float, threshold: int) -> float:
-    """Return the probability that a Poisson number reaches the threshold, as the sum over the upper tail."""
+def sum_upper_tail(mean: float, threshold: int) -> float:
+    """Return the probability that a Poisson number is at least the threshold, as the sum over the upper tail."""
     terms = (math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(threshold, threshold + 500))
     return math.fsum(terms)
 
@@ -46,7 +48,7 @@ def reaches(mean: float, threshold: int) -> float:
 def test_approximation_never_understates_the_risk(threshold: int, risk: float) -> None:
     mean = fleet.max_arrivals(threshold, risk)
     if mean:
-        assert reaches(mean, threshold) <= risk
+        assert sum_upper_tail(mean, threshold) <= risk
 
 
 @pytest.mark.parametrize(("secrets", "clusters"), [(5, 500), (20, 500), (50, 1_000)])
@@ -58,17 +60,17 @@ def test_peak_stays_below_the_limit_of_the_vault(secrets: int, clusters: int) ->
 
 
 def test_short_wait_needs_more_vaults() -> None:
-    patient = fleet.plan_fleet(Fleet(clusters=5_000, secrets=50, wait=9_000))
-    hasty = fleet.plan_fleet(Fleet(clusters=5_000, secrets=50, wait=600))
-    assert (patient.vaults, patient.subscriptions) == (1, 1)
-    assert patient.longest_wait_seconds <= 9_000
-    assert hasty.vaults > 5
-    assert hasty.subscriptions == math.ceil(hasty.vaults / 5)
-    assert hasty.longest_wait_seconds <= 600
-    assert hasty.jitter_seconds <= hasty.rotation_poll_interval_in_seconds
-    assert hasty.clusters_per_vault * hasty.vaults >= 5_000
-    # One vault less would not do.
-    fewer = math.ceil(5_000 / (hasty.vaults - 1))
+    long_wait = fleet.plan_fleet(Fleet(clusters=5_000, secrets=50, wait=9_000))
+    short_wait = fleet.plan_fleet(Fleet(clusters=5_000, secrets=50, wait=600))
+    assert (long_wait.vaults, long_wait.subscriptions) == (1, 1)
+    assert long_wait.longest_wait_seconds <= 9_000
+    assert short_wait.vaults > 5
+    assert short_wait.subscriptions == math.ceil(short_wait.vaults / 5)
+    assert short_wait.longest_wait_seconds <= 600
+    assert short_wait.jitter_seconds <= short_wait.rotation_poll_interval_in_seconds
+    assert short_wait.clusters_per_vault * short_wait.vaults >= 5_000
+    # One vault fewer is not enough.
+    fewer = math.ceil(5_000 / (short_wait.vaults - 1))
     assert fleet.min_spread_seconds(fewer, 50) > 300
 
 
@@ -80,16 +82,16 @@ def test_given_interval_is_kept() -> None:
 
 
 def test_jitter_never_exceeds_the_interval() -> None:
-    """Keep a second round of polls apart from the first one."""
+    """Check that the polls of one round end before the next round begins."""
     found = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, interval=300, wait=3_000))
     assert found.jitter_seconds <= 300
     assert found.vaults == 3
 
 
 def test_ten_second_window_allows_more_than_one_second() -> None:
-    strict = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50))
-    real = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, per=10))
-    assert real.jitter_seconds * 3 < strict.jitter_seconds
+    per_second = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50))
+    per_ten_seconds = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, per=10))
+    assert per_ten_seconds.jitter_seconds * 3 < per_second.jitter_seconds
     assert fleet.plan_fleet(Fleet(clusters=100, secrets=500, per=10)).vaults == 1
 
 
@@ -105,16 +107,16 @@ def test_poll_uses_gets_if_they_are_fewer_than_pages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("requested", "words"),
     [
         (Fleet(clusters=10, secrets=300), "--per 10"),
         (Fleet(clusters=10, secrets=3_000, per=10), "split the secrets"),
         (Fleet(clusters=10, secrets=5, interval=600, wait=600), "shorter interval"),
     ],
 )
-def test_impossible_fleet_error_names_the_change(asked: Fleet, words: str) -> None:
+def test_impossible_fleet_error_names_the_change(requested: Fleet, words: str) -> None:
     with pytest.raises(NoPlan, match=words):
-        fleet.plan_fleet(asked)
+        fleet.plan_fleet(requested)
 
 
 def test_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Test tools/plan --from: the cost of a poll by the objects of a folder, and the SecretSyncs that cause it."""
+"""Test tools/plan --from: the calls of a poll for the objects of a folder or cluster, and their SecretSyncs."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tools.cli.capacity.sources import read_manifests
 from tools.cli.common.kube_client import OperatorKubeClient
 
 
-def provider_class(name: str, *objects: str, namespace: str = "shop", **parameters: str) -> dict[str, Any]:
+def make_provider_class(name: str, *objects: str, namespace: str = "shop", **parameters: str) -> dict[str, Any]:
     items = "array:\n" + "".join(f"  - |\n    {item}\n" for item in objects)
     ids = {"keyvaultName": "Shop-Vault", "clientID": "client", "tenantID": "tenant", "objects": items}
     return {
@@ -30,12 +30,12 @@ def provider_class(name: str, *objects: str, namespace: str = "shop", **paramete
     }
 
 
-def secret(name: str, kind: str = "secret", history: int = 0) -> str:
-    more = f"\n    objectVersionHistory: {history}" if history else ""
-    return f"objectName: {name}\n    objectType: {kind}{more}"
+def format_secret(name: str, kind: str = "secret", history: int = 0) -> str:
+    history_field = f"\n    objectVersionHistory: {history}" if history else ""
+    return f"objectName: {name}\n    objectType: {kind}{history_field}"
 
 
-def sync(name: str, source: str, *paths: str, namespace: str = "shop", account: str = "robot") -> dict[str, Any]:
+def make_sync(name: str, source: str, *paths: str, namespace: str = "shop", account: str = "robot") -> dict[str, Any]:
     data = [{"sourcePath": path, "targetKey": path.replace("/", "-")} for path in paths]
     return {
         "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
@@ -49,7 +49,7 @@ def sync(name: str, source: str, *paths: str, namespace: str = "shop", account: 
     }
 
 
-def akv_sync(*objects: Mapping[str, Any]) -> dict[str, Any]:
+def make_akvsync(*objects: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
         "kind": "AKVSync",
@@ -64,22 +64,22 @@ def akv_sync(*objects: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def written(folder: Path, *objects: Mapping[str, Any]) -> str:
+def write_manifests(folder: Path, *objects: Mapping[str, Any]) -> str:
     for number, item in enumerate(objects):
         (folder / f"{number}.yaml").write_text(yaml.safe_dump(item))
     return str(folder)
 
 
 @pytest.fixture
-def costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*objects: Mapping[str, Any], more: tuple[str, ...] = ()) -> Any:
-        assert plan.main(["--from", written(tmp_path, *objects), "-o", "json", *more]) == 0
+def measure_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*objects: Mapping[str, Any], arguments: tuple[str, ...] = ()) -> Any:
+        assert plan.main(["--from", write_manifests(tmp_path, *objects), "-o", "json", *arguments]) == 0
         return json.loads(capsys.readouterr().out)["polls"]
 
     return run
 
 
-def calls(found: Any) -> list[tuple[int, int, int]]:
+def list_calls(found: Any) -> list[tuple[int, int, int]]:
     return [(group["lists"], group["gets"], group["versionLists"]) for group in found["groups"]]
 
 
@@ -96,33 +96,35 @@ def calls(found: Any) -> list[tuple[int, int, int]]:
     ],
 )
 def test_poll_lists_the_vault_if_pages_are_no_more_than_gets(
-    costs: Any, count: int, in_vault: int, expected: tuple[int, int, int]
+    measure_costs: Any, count: int, in_vault: int, expected: tuple[int, int, int]
 ) -> None:
     names = [f"a{number}" for number in range(count)]
-    more = ("--objects", str(in_vault)) if in_vault else ()
-    found = costs(provider_class("all", *map(secret, names)), sync("s", "all", *names), more=more)
-    assert calls(found) == [expected]
+    arguments = ("--objects", str(in_vault)) if in_vault else ()
+    found = measure_costs(
+        make_provider_class("all", *map(format_secret, names)), make_sync("s", "all", *names), arguments=arguments
+    )
+    assert list_calls(found) == [expected]
     assert found["callsByVault"] == {"shop-vault": sum(expected)}
     assert found["readsByVault"] == {"shop-vault": count}
 
 
-def test_histories_and_kinds_need_additional_calls(costs: Any) -> None:
-    found = costs(
-        provider_class("all", secret("a"), secret("k", "key"), secret("h", history=3)),
-        sync("s", "all", "a", "k", "h/0", "h/1"),
+def test_histories_and_kinds_need_additional_calls(measure_costs: Any) -> None:
+    found = measure_costs(
+        make_provider_class("all", format_secret("a"), format_secret("k", "key"), format_secret("h", history=3)),
+        make_sync("s", "all", "a", "k", "h/0", "h/1"),
     )
-    assert calls(found) == [(2, 0, 1)]
+    assert list_calls(found) == [(2, 0, 1)]
 
 
-def test_secretsyncs_of_one_identity_share_a_poll(costs: Any) -> None:
+def test_secretsyncs_of_one_identity_share_a_poll(measure_costs: Any) -> None:
     names = [f"a{number}" for number in range(30)]
-    found = costs(
-        provider_class("all", *map(secret, names)),
-        sync("big", "all", *names),
-        sync("part", "all", *names[:5]),
-        sync("other", "all", "a0", account="another"),
+    found = measure_costs(
+        make_provider_class("all", *map(format_secret, names)),
+        make_sync("big", "all", *names),
+        make_sync("part", "all", *names[:5]),
+        make_sync("other", "all", "a0", account="another"),
     )
-    assert calls(found) == [(2, 0, 0), (1, 0, 0)]
+    assert list_calls(found) == [(2, 0, 0), (1, 0, 0)]
     assert [group["reader"]["serviceAccount"] for group in found["groups"]] == ["robot", "another"]
     assert [(each["name"], each["objects"], each["savedWithoutIt"]) for each in found["groups"][0]["syncs"]] == [
         ("big", 30, 1),
@@ -130,20 +132,24 @@ def test_secretsyncs_of_one_identity_share_a_poll(costs: Any) -> None:
     ]
 
 
-def test_akvsync_is_counted_once_as_its_generated_objects(costs: Any) -> None:
-    found = costs(akv_sync({"secretInAKV": "a"}, {"certInAKV": "web", "kubernetesSecretType": "kubernetes.io/tls"}))
-    assert calls(found) == [(1, 0, 0)]
+def test_akvsync_is_counted_once_as_its_generated_objects(measure_costs: Any) -> None:
+    found = measure_costs(
+        make_akvsync({"secretInAKV": "a"}, {"certInAKV": "web", "kubernetesSecretType": "kubernetes.io/tls"})
+    )
+    assert list_calls(found) == [(1, 0, 0)]
     assert sorted(each["name"] for each in found["groups"][0]["syncs"]) == ["a", "web"]
 
 
-def test_selection_lists_the_whole_vault(costs: Any) -> None:
-    found = costs(akv_sync({"select": {"namePrefix": "shop-"}}), more=("--objects", "260"))
-    assert calls(found) == [(11, 0, 0)]
+def test_selection_lists_the_whole_vault(measure_costs: Any) -> None:
+    found = measure_costs(make_akvsync({"select": {"namePrefix": "shop-"}}), arguments=("--objects", "260"))
+    assert list_calls(found) == [(11, 0, 0)]
     assert found["groups"][0]["selects"]
 
 
-def test_object_that_cannot_be_counted_is_noted(costs: Any) -> None:
-    found = costs(sync("lost", "none", "a"), provider_class("one", secret("a")), sync("wrong", "one", "b"))
+def test_object_that_cannot_be_counted_is_noted(measure_costs: Any) -> None:
+    found = measure_costs(
+        make_sync("lost", "none", "a"), make_provider_class("one", format_secret("a")), make_sync("wrong", "one", "b")
+    )
     assert found["groups"] == []
     assert (
         found["notes"][0]
@@ -154,11 +160,11 @@ def test_object_that_cannot_be_counted_is_noted(costs: Any) -> None:
 
 def test_text_shows_the_most_expensive_first_and_is_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"a{number}" for number in range(12)]
-    folder = written(
+    folder = write_manifests(
         tmp_path,
-        provider_class("all", *map(secret, names)),
-        *(sync(f"s{number:02}", "all", *names[number:]) for number in range(12)),
-        sync("evil\x1b[2J", "none\u202e", "a"),
+        make_provider_class("all", *map(format_secret, names)),
+        *(make_sync(f"s{number:02}", "all", *names[number:]) for number in range(12)),
+        make_sync("evil\x1b[2J", "none\u202e", "a"),
     )
     assert plan.main(["--from", folder]) == 0
     out = capsys.readouterr().out
@@ -174,7 +180,9 @@ def test_text_shows_the_most_expensive_first_and_is_safe(tmp_path: Path, capsys:
 
 def test_fleet_of_such_clusters_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"a{number}" for number in range(20)]
-    folder = written(tmp_path, provider_class("all", *map(secret, names)), sync("s", "all", *names))
+    folder = write_manifests(
+        tmp_path, make_provider_class("all", *map(format_secret, names)), make_sync("s", "all", *names)
+    )
     assert plan.main(["--from", folder, "--clusters", "500", "-o", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert plan.main(["--clusters", "500", "--secrets", "20", "-o", "json"]) == 0
@@ -220,29 +228,32 @@ def test_unusable_sources_are_bad_input(
 
 
 def test_plan_without_a_countable_secretsync_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan.main(["--from", written(tmp_path, sync("lost", "none", "a")), "--clusters", "5"]) == 1
+    assert plan.main(["--from", write_manifests(tmp_path, make_sync("lost", "none", "a")), "--clusters", "5"]) == 1
     assert "no SecretSync that could be counted reads a vault" in capsys.readouterr().err
 
 
 def test_lists_of_objects_and_other_kinds_are_read(tmp_path: Path) -> None:
     (tmp_path / "all.json").write_text(
         json.dumps(
-            {"kind": "List", "items": [provider_class("one", secret("a")), sync("s", "one", "a"), {"kind": "Pod"}]}
+            {
+                "kind": "List",
+                "items": [make_provider_class("one", format_secret("a")), make_sync("s", "one", "a"), {"kind": "Pod"}],
+            }
         )
     )
     assert len(poll_costs(read_manifests(tmp_path)).groups) == 1
 
 
-def test_null_fields_are_left_out_as_the_api_server_does(costs: Any) -> None:
-    source, one = provider_class("one", secret("a")), sync("s", "one", "a")
+def test_null_fields_are_left_out_as_the_api_server_does(measure_costs: Any) -> None:
+    source, one = make_provider_class("one", format_secret("a")), make_sync("s", "one", "a")
     source["metadata"]["labels"] = source["spec"]["secretObjects"] = source["status"] = None
     one["metadata"]["annotations"] = one["spec"]["forceSynchronization"] = one["spec"]["secretObject"]["labels"] = None
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot", "namespace": None}}
-    assert calls(costs(source, one, account)) == [(1, 0, 0)]
+    assert list_calls(measure_costs(source, one, account)) == [(1, 0, 0)]
 
 
-def of_cluster(answer: Callable[[ReceivedRequest], ScriptedResponse]) -> ClusterObjects:
-    """Read the objects of an API server that answers like this."""
+def read_cluster(answer: Callable[[ReceivedRequest], ScriptedResponse]) -> ClusterObjects:
+    """Return the objects of an API server that answers requests with `answer`."""
 
     async def run() -> ClusterObjects:
         async with run_api_server() as server:
@@ -256,7 +267,7 @@ def of_cluster(answer: Callable[[ReceivedRequest], ScriptedResponse]) -> Cluster
 @pytest.mark.parametrize("missing", ["secretproviderclasses", "secretsyncs", "akvsyncs"])
 def test_kind_that_the_cluster_lacks_has_no_objects(missing: str) -> None:
     page = ScriptedResponse({"metadata": {}, "items": [{"metadata": {"name": "a"}}]})
-    found = of_cluster(lambda asked: error_response(404) if missing in asked.path else page)
+    found = read_cluster(lambda request: error_response(404) if missing in request.path else page)
     assert len(found.accounts) == 1
 
 
@@ -264,21 +275,21 @@ def test_kind_that_the_cluster_lacks_has_no_objects(missing: str) -> None:
 def test_forbidden_list_names_the_kind_and_the_alternative(plural: str) -> None:
     page = ScriptedResponse({"metadata": {}, "items": []})
     with pytest.raises(Refused, match=f"you may not list {plural} in all .*kubectl get {plural} --all-namespaces"):
-        of_cluster(lambda asked: error_response(403, "no") if plural in asked.path else page)
+        read_cluster(lambda request: error_response(403, "no") if plural in request.path else page)
 
 
 def test_pages_that_are_too_large_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_ANSWER", 10_000)
-    asked_for: list[int] = []
+    limits: list[int] = []
     items = [{"metadata": {"name": f"a{number}", "annotations": {"x": "x" * 1_000}}} for number in range(40)]
 
-    def answer(asked: ReceivedRequest) -> ScriptedResponse:
-        if "serviceaccounts" not in asked.path:
+    def answer(request: ReceivedRequest) -> ScriptedResponse:
+        if "serviceaccounts" not in request.path:
             return ScriptedResponse({"metadata": {}, "items": []})
-        start, limit = int(asked.query.get("continue", 0)), int(asked.query["limit"])
-        asked_for.append(limit)
+        start, limit = int(request.query.get("continue", 0)), int(request.query["limit"])
+        limits.append(limit)
         token = str(start + limit) if start + limit < len(items) else ""
         return ScriptedResponse({"metadata": {"continue": token}, "items": items[start : start + limit]})
 
-    assert [each.metadata.name for each in of_cluster(answer).accounts] == [f"a{number}" for number in range(40)]
-    assert asked_for == [500, 250, 125, 62, 31, 15, *[7] * 6]
+    assert [each.metadata.name for each in read_cluster(answer).accounts] == [f"a{number}" for number in range(40)]
+    assert limits == [500, 250, 125, 62, 31, 15, *[7] * 6]
