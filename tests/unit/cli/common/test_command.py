@@ -1,4 +1,4 @@
-"""Test how every tool ends: with an exit code and at most one line, without a traceback."""
+"""Test that every tool ends with an exit code and at most one line, without a traceback."""
 
 import os
 import re
@@ -12,14 +12,14 @@ import pytest
 from tools.cli.common.command import BadInput, read_yaml
 
 ROOT = Path(__file__).parents[4]
-ENDS = r"""^    (command\.)?run_and_exit\(("tools/[a-z-]+"|COMMAND\.name), main\)$"""
-RUN = "from tools.cli.common.command import run_and_exit\n{body}\nrun_and_exit('tools/x', main)"
+CALL_OF_RUN_AND_EXIT = r"""^    (command\.)?run_and_exit\(("tools/[a-z-]+"|COMMAND\.name), main\)$"""
+PROGRAM = "from tools.cli.common.command import run_and_exit\n{body}\nrun_and_exit('tools/x', main)"
 
 
-def run(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
+def run_tool(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
     """Return the exit code and stderr of a tool whose code is `body`."""
-    program = [sys.executable, "-P", "-c", RUN.format(body=body)]
-    done = subprocess.run(program, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, "-P", "-c", PROGRAM.format(body=body)]
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     return done.returncode, done.stderr
 
 
@@ -29,7 +29,7 @@ def run(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
         ("main = lambda: 3", 3, ""),
         ("main = lambda: open('/nowhere/x')", 1, "tools/x: /nowhere/x: No such file or directory\n"),
         (
-            # Where the parent ignores SIGINT, as a shell does for a job in the background, Python leaves it ignored.
+            # Python ignores SIGINT if its parent does, such as a shell that starts a job in the background.
             "def main(): import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
             " os.kill(os.getpid(), signal.SIGINT); signal.pause()",
             130,
@@ -39,25 +39,25 @@ def run(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
     ],
 )
 def test_tool_ends_with_an_exit_code_and_at_most_one_line(body: str, code: int, message: str) -> None:
-    assert run(body) == (code, message)
+    assert run_tool(body) == (code, message)
 
 
 @pytest.mark.parametrize("text", ["'few'", "'much ' * 100_000"])
 def test_reader_that_closes_the_pipe_causes_no_error(text: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    assert run(f"main = lambda: print({text})", writing) == (0, "")
+    assert run_tool(f"main = lambda: print({text})", writing) == (0, "")
     os.close(writing)
 
 
 def test_full_disk_is_reported_once() -> None:
     with Path("/dev/full").open("w") as full:
-        assert run("main = lambda: print('few')", full.fileno()) == (1, "tools/x: No space left on device\n")
+        assert run_tool("main = lambda: print('few')", full.fileno()) == (1, "tools/x: No space left on device\n")
 
 
 def test_closed_stdout_causes_no_error() -> None:
-    program = [sys.executable, "-P", "-c", RUN.format(body="main = lambda: print('few')")]
-    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *program], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-c", PROGRAM.format(body="main = lambda: print('few')")]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -96,12 +96,12 @@ def test_every_nonempty_document_is_read(tmp_path: Path) -> None:
 
 def test_every_tool_ends_through_run_and_exit() -> None:
     root = ROOT / "tools"
-    fronts = [path for path in root.iterdir() if path.is_file() and "exec " in path.read_text() and path.name != "run"]
-    assert len(fronts) >= 9
-    for front in fronts:
-        module = ROOT.joinpath(*front.read_text().split()[-2].split("."))
-        file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
-        if front.name != "keyvault-emulator":  # The image of helm test contains it without `run_and_exit`.
-            text = file.read_text()
-            assert f'"tools/{front.name}"' in text, front
-            assert re.search(ENDS, text, re.MULTILINE), front
+    scripts = [path for path in root.iterdir() if path.is_file() and "exec " in path.read_text() and path.name != "run"]
+    assert len(scripts) >= 9
+    for script in scripts:
+        module = ROOT.joinpath(*script.read_text().split()[-2].split("."))
+        module_file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
+        if script.name != "keyvault-emulator":  # The image of helm test contains it without `run_and_exit`.
+            text = module_file.read_text()
+            assert f'"tools/{script.name}"' in text, script
+            assert re.search(CALL_OF_RUN_AND_EXIT, text, re.MULTILINE), script

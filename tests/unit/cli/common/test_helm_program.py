@@ -1,4 +1,4 @@
-"""Test the choice of helm: the program of the wheel, or else the one in the PATH."""
+"""Test which helm the tools use: the one beside a tool of one file, the one of the wheel, or the one in the PATH."""
 
 import sysconfig
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tools.cli.common import helm
 
 
-def program(folder: Path) -> Path:
+def create_helm(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "helm"
     path.write_text("#!/bin/sh\n")
@@ -26,12 +26,12 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_wheel_goes_before_the_path(scripts: Path, tmp_path: Path) -> None:
-    on_path = program(tmp_path / "path")
+    on_path = create_helm(tmp_path / "path")
     assert helm.find_executable() == on_path
-    wheel = program(scripts)
+    wheel = create_helm(scripts)
     assert helm.find_executable() == wheel
-    packed = program(tmp_path / "app" / "bin")
-    assert helm.find_executable() == packed
+    bundled = create_helm(tmp_path / "app" / "bin")
+    assert helm.find_executable() == bundled
 
 
 def test_missing_helm_names_the_remedy(scripts: Path) -> None:

@@ -19,10 +19,10 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-def depth(value: Any) -> int:
+def measure_depth(value: Any) -> int:
     if not isinstance(value, list | dict):
         return 0
-    return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
+    return 1 + max(map(measure_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 def prune(value: Any, limit: int) -> Any:
@@ -38,11 +38,11 @@ def prune(value: Any, limit: int) -> Any:
 @given(JSON, st.integers(0, 4))
 def test_depth_and_truncation_equal_a_recursive_implementation(value: Any, limit: int) -> None:
     text = json.dumps(value).encode()
-    assert json_depth.is_deeper_than(text, limit) == (depth(value) > limit)
+    assert json_depth.is_deeper_than(text, limit) == (measure_depth(value) > limit)
     assert json.loads(json_depth.truncate_depth(text, limit)) == prune(value, limit)
 
 
-def item(name: str, levels: int) -> bytes:
+def encode_sync(name: str, levels: int) -> bytes:
     """Return a SecretSync whose managed fields have this many levels."""
     fields = b'{"f:a":' * levels + b"{}" + b"}" * levels
     meta = b'{"name":"%s","namespace":"n","managedFields":[{"manager":"m","fieldsV1":%s}]}' % (name.encode(), fields)
@@ -62,11 +62,11 @@ class FixedAnswerClient(KubeClient):
 
 @pytest.mark.parametrize("levels", [100, 900, 1_500, 9_995])
 async def test_deeply_nested_object_is_read_with_its_neighbours(levels: int) -> None:
-    page = b'{"metadata":{},"items":[%s,%s]}' % (item("deep", levels), item("flat", 3))
+    page = b'{"metadata":{},"items":[%s,%s]}' % (encode_sync("deep", levels), encode_sync("flat", 3))
     caller = OperatorKubeClient(FixedAnswerClient(page))
     assert [each.metadata.name for each in await caller.list_kind(SecretSync)] == ["deep", "flat"]
     assert [each["metadata"]["name"] for each in await caller.list_objects("/x")] == ["deep", "flat"]
-    alone = OperatorKubeClient(FixedAnswerClient(item("deep", levels)))
+    alone = OperatorKubeClient(FixedAnswerClient(encode_sync("deep", levels)))
     assert (await alone.get(SecretSync, "n", "deep")).metadata.name == "deep"
     assert (await alone.get_object("/x"))["metadata"]["name"] == "deep"
 
@@ -74,8 +74,8 @@ async def test_deeply_nested_object_is_read_with_its_neighbours(levels: int) -> 
 @pytest.mark.parametrize("levels", [250, 1_500, 9_995])
 async def test_deep_managed_fields_are_rejected_instead_of_truncated(levels: int) -> None:
     with pytest.raises(errors.Refused, match="nested more than 200 levels"):
-        await OperatorKubeClient(FixedAnswerClient(item("deep", levels))).get_metadata("/x")
-    assert (await OperatorKubeClient(FixedAnswerClient(item("flat", 5))).get_metadata("/x"))["name"] == "flat"
+        await OperatorKubeClient(FixedAnswerClient(encode_sync("deep", levels))).get_metadata("/x")
+    assert (await OperatorKubeClient(FixedAnswerClient(encode_sync("flat", 5))).get_metadata("/x"))["name"] == "flat"
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ async def test_deep_managed_fields_are_rejected_instead_of_truncated(levels: int
 )  # fmt: skip
 async def test_invalid_answer_raises_at_most_a_short_kube_error(answer: bytes) -> None:
     caller = OperatorKubeClient(FixedAnswerClient(answer))
-    for asked in (caller.get(SecretSync, "n", "x"), caller.list_kind(SecretSync), caller.list_objects("/x")):
+    for call in (caller.get(SecretSync, "n", "x"), caller.list_kind(SecretSync), caller.list_objects("/x")):
         message = ""
         try:
-            await cast("Any", asked)
+            await cast("Any", call)
         except errors.KubeError as error:
             message = error.message
         assert len(message) < 1000

@@ -16,8 +16,8 @@ from tools.cli.common import printable
 
 @pytest.mark.parametrize("character", FORBIDDEN, ids=lambda each: f"U+{ord(each):04X}")
 def test_invisible_character_becomes_a_space(character: str) -> None:
-    for made in (printable.line(f"a{character}b"), printable.block(f"a{character}b").replace("\n", " ")):
-        assert made == "a b"
+    for printed in (printable.line(f"a{character}b"), printable.block(f"a{character}b").replace("\n", " ")):
+        assert printed == "a b"
     assert character not in printable.command("x", f"a{character}b")
     assert character not in printable.markdown(f"a{character}b")
     assert printable.as_json({"k": f"a{character}b"}).isascii()
@@ -33,10 +33,10 @@ def test_ordinary_text_is_unchanged() -> None:
 
 @given(HOSTILE)
 def test_any_text_becomes_one_line_of_visible_characters(text: str) -> None:
-    for made in (printable.line(text), printable.word(text), printable.markdown(text)):
-        assert all(unicodedata.category(each)[0] != "C" for each in made)
-        assert made.splitlines() in ([], [made])
-        made.encode()  # no lone surrogate is left
+    for printed in (printable.line(text), printable.word(text), printable.markdown(text)):
+        assert all(unicodedata.category(each)[0] != "C" for each in printed)
+        assert printed.splitlines() in ([], [printed])
+        printed.encode()  # raises an error for a lone surrogate
 
 
 def test_length_of_a_line_is_bounded() -> None:
@@ -64,18 +64,18 @@ def test_shell_parses_the_original_words(words: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_markdown_shows_only_the_text(text: str) -> None:
-    made = printable.markdown(text)
-    assert made != text
-    # Without its escapes it is the text: nothing was lost.
-    assert re.sub(r"\\(.)", r"\1", made) == text
+    printed = printable.markdown(text)
+    assert printed != text
+    # The text without its escapes equals the original.
+    assert re.sub(r"\\(.)", r"\1", printed) == text
 
 
 @given(HOSTILE)
 def test_json_is_ascii_and_decodes_to_the_text(text: str) -> None:
-    made = printable.as_json({text: [text]})
-    assert made.isascii()
-    assert all(each.isprintable() or each == "\n" for each in made)
-    ((name, (value,)),) = json.loads(made).items()
-    # Two halves side by side are one character to JSON.
+    printed = printable.as_json({text: [text]})
+    assert printed.isascii()
+    assert all(each.isprintable() or each == "\n" for each in printed)
+    ((name, (value,)),) = json.loads(printed).items()
+    # JSON decodes two adjacent surrogates as one character.
     for each in (name, value):
         assert each.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")
