@@ -1,4 +1,4 @@
-"""Test each check of tools/doctor. tests/cluster/test_doctor.py tests the collection of their facts."""
+"""Test each check of tools/doctor. tests/cluster/test_doctor.py tests how the doctor collects the facts."""
 
 import base64
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from tools.cli.doctor.checks import CheckLevel, SecretData
 from tools.cli.releases import ControllerRelease
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
-WHO = Identity("shop", "shop", "client-1", "tenant-1")
+IDENTITY = Identity("shop", "shop", "client-1", "tenant-1")
 FIRST, SECOND = "11111111-2222-3333-4444-55555555aaaa", "22222222-2222-3333-4444-55555555aaaa"
 
 
-def sync(**status: Any) -> SecretSync:
+def make_sync(**status: Any) -> SecretSync:
     return msgspec.convert(
         {
             "metadata": {"name": "s", "namespace": "shop", "uid": "u1", "generation": 2},
@@ -42,7 +42,7 @@ def sync(**status: Any) -> SecretSync:
     )
 
 
-def ready(status: str = "True", generation: int = 2, message: str = "equal") -> dict[str, Any]:
+def make_ready_condition(status: str = "True", generation: int = 2, message: str = "equal") -> dict[str, Any]:
     return {
         "type": "Ready",
         "status": status,
@@ -53,7 +53,7 @@ def ready(status: str = "True", generation: int = 2, message: str = "equal") -> 
     }
 
 
-def release(available: int, *, verified: bool = True) -> ControllerRelease:
+def make_release(available: int, *, verified: bool = True) -> ControllerRelease:
     deployment = {"metadata": {"name": "a", "namespace": "n"}, "status": {"availableReplicas": available}}
     return ControllerRelease(deployment, "mine", verified=verified)
 
@@ -62,9 +62,9 @@ def release(available: int, *, verified: bool = True) -> ControllerRelease:
     ("found", "level", "word"),
     [
         (None, CheckLevel.FAIL, "install the chart"),
-        (release(0), CheckLevel.FAIL, "n/a has no pod"),
-        (release(1, verified=False), CheckLevel.WARN, "no ClusterRoleBinding or admission policy"),
-        (release(1), CheckLevel.OK, "n/a is available"),
+        (make_release(0), CheckLevel.FAIL, "n/a has no pod"),
+        (make_release(1, verified=False), CheckLevel.WARN, "no ClusterRoleBinding or admission policy"),
+        (make_release(1), CheckLevel.OK, "n/a is available"),
     ],
 )
 def test_controller_check_depends_on_its_deployment(
@@ -89,7 +89,7 @@ def test_policy_check_depends_on_policies_and_bindings(present: list[str], bound
     assert word in checks.policies(["p", "q"], present, bindings).text
 
 
-def test_issuer_check_compares_published_keys_with_the_clusters() -> None:
+def test_issuer_check_compares_the_published_keys_with_those_of_the_cluster() -> None:
     name = "https://issuer.example"
     assert checks.issuer(name, ["1"], {"issuer": name}, ["1", "2"]).level is CheckLevel.OK
     assert checks.issuer(name, ["1", "3"], {"issuer": name}, ["1"]).text.startswith("1 of the keys")
@@ -97,17 +97,18 @@ def test_issuer_check_compares_published_keys_with_the_clusters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("off", "level"), [(0, CheckLevel.OK), (-299, CheckLevel.OK), (301, CheckLevel.FAIL), (-3600, CheckLevel.FAIL)]
+    ("difference", "level"),
+    [(0, CheckLevel.OK), (-299, CheckLevel.OK), (301, CheckLevel.FAIL), (-3600, CheckLevel.FAIL)],
 )
-def test_clock_check_depends_on_the_difference(off: int, level: CheckLevel) -> None:
-    assert checks.clock(1_000_000, 1_000_000 + off).level is level
+def test_clock_check_depends_on_the_difference(difference: int, level: CheckLevel) -> None:
+    assert checks.clock(1_000_000, 1_000_000 + difference).level is level
 
 
 def test_credentials_are_counted_per_service_account() -> None:
-    def several(client: str, count: int) -> list[Identity]:
+    def make_identities(client: str, count: int) -> list[Identity]:
         return [Identity(f"n{number}", "a", client, "t") for number in range(count)] * 2
 
-    found = checks.credentials(several("few", 15) + several("many", 16) + several("over", 21))
+    found = checks.credentials(make_identities("few", 15) + make_identities("many", 16) + make_identities("over", 21))
     assert [(check.level, check.text.split()[3]) for check in found] == [
         (CheckLevel.OK, "15"),
         (CheckLevel.WARN, "16"),
@@ -116,14 +117,14 @@ def test_credentials_are_counted_per_service_account() -> None:
 
 
 def test_token_with_a_wrong_claim_fails_its_check() -> None:
-    right = {"iss": "i", "sub": WHO.subject, "aud": ["api://AzureADTokenExchange"], "iat": 1, "exp": 601}
-    assert checks.token("s", WHO, right, "i").text.endswith("for 600 s")
+    right = {"iss": "i", "sub": IDENTITY.subject, "aud": ["api://AzureADTokenExchange"], "iat": 1, "exp": 601}
+    assert checks.token("s", IDENTITY, right, "i").text.endswith("for 600 s")
     for wrong in ({"iss": "j"}, {"sub": "x"}, {"aud": ["x"]}):
-        assert checks.token("s", WHO, right | wrong, "i").level is CheckLevel.FAIL
+        assert checks.token("s", IDENTITY, right | wrong, "i").level is CheckLevel.FAIL
 
 
 @pytest.mark.parametrize(
-    ("challenge", "named", "said"),
+    ("challenge", "configured_tenant", "is_reported"),
     [
         (f'Bearer authorization="https://login.example/{FIRST}", resource="r"', FIRST.upper(), False),
         (f'Bearer authorization="https://login.example/{SECOND}/", resource="r"', FIRST, True),
@@ -132,8 +133,8 @@ def test_token_with_a_wrong_claim_fails_its_check() -> None:
         ("", FIRST, False),
     ],
 )
-def test_other_tenant_of_the_vault_is_reported(challenge: str, named: str, said: bool) -> None:
-    assert bool(checks.tenant("s", "v", challenge, named)) is said
+def test_other_tenant_of_the_vault_is_reported(challenge: str, configured_tenant: str, is_reported: bool) -> None:
+    assert bool(checks.tenant("s", "v", challenge, configured_tenant)) is is_reported
 
 
 def test_private_address_of_the_vault_is_named() -> None:
@@ -141,7 +142,7 @@ def test_private_address_of_the_vault_is_named() -> None:
     assert "private" not in checks.addresses("s", "v", ["52.1.2.3", "2603:1030::1"]).text
 
 
-def held(data: Mapping[str, bytes], uid: str = "u1", **changes: Any) -> SecretData:
+def make_secret(data: Mapping[str, bytes], uid: str = "u1", **changes: Any) -> SecretData:
     owner = OwnerReference(api_version="secret-sync.x-k8s.io/v1alpha1", kind="SecretSync", name="s", uid=uid)
     meta = ObjectMeta(name="s", labels={"secrets-store.sync.x-k8s.io": ""}, owner_references=[owner])
     encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
@@ -152,25 +153,25 @@ def held(data: Mapping[str, bytes], uid: str = "u1", **changes: Any) -> SecretDa
     ("found", "level", "word"),
     [
         (None, CheckLevel.FAIL, "there is no Secret s"),
-        (held({"k": b"v"}), CheckLevel.OK, "1 of 1 keys equal"),
-        (held({"k": b"old"}), CheckLevel.WARN, "in k"),
-        (held({"k": b"v", "extra": b""}), CheckLevel.WARN, "in extra"),
-        (held({"k": b"v"}, uid="u0"), CheckLevel.WARN, "an earlier SecretSync"),
-        (held({"k": b"v"}, metadata=ObjectMeta(name="s")), CheckLevel.FAIL, "not touched"),
-        (held({"k": b"v"}, type="other"), CheckLevel.FAIL, "of type other, not Opaque"),
+        (make_secret({"k": b"v"}), CheckLevel.OK, "1 of 1 keys equal"),
+        (make_secret({"k": b"old"}), CheckLevel.WARN, "in k"),
+        (make_secret({"k": b"v", "extra": b""}), CheckLevel.WARN, "in extra"),
+        (make_secret({"k": b"v"}, uid="u0"), CheckLevel.WARN, "an earlier SecretSync"),
+        (make_secret({"k": b"v"}, metadata=ObjectMeta(name="s")), CheckLevel.FAIL, "not touched"),
+        (make_secret({"k": b"v"}, type="other"), CheckLevel.FAIL, "of type other, not Opaque"),
     ],
 )
 def test_secret_check_depends_on_owner_and_data(found: SecretData | None, level: CheckLevel, word: str) -> None:
     fetched = {"k": VaultValue(value=SecretBytes(b"v"), version="1")}
-    check = checks.secret("s", sync(), found, fetched)
+    check = checks.secret("s", make_sync(), found, fetched)
     assert check.level is level, check
     assert word in check.text
 
 
 def test_key_that_cannot_be_read_is_reported() -> None:
-    check = checks.secret("s", sync(), held({"k": b"v"}), {"k": ObjectError("it is gone; bring it back")})
+    check = checks.secret("s", make_sync(), make_secret({"k": b"v"}), {"k": ObjectError("it is gone; bring it back")})
     assert "1 could not be read" in check.text
-    (read,) = checks.objects("s", WHO, "v", {"secret/a": ObjectError("it is gone; bring it back")})
+    (read,) = checks.objects("s", IDENTITY, "v", {"secret/a": ObjectError("it is gone; bring it back")})
     assert (read.text, read.fix) == ("it is gone", "bring it back")
 
 
@@ -178,16 +179,32 @@ def test_key_that_cannot_be_read_is_reported() -> None:
     ("status", "level", "word"),
     [
         ({}, CheckLevel.FAIL, "has not processed it"),
-        ({"conditions": [ready(generation=1)]}, CheckLevel.FAIL, "since its last edit"),
-        ({"conditions": [ready("False", message="no role; assign it")]}, CheckLevel.FAIL, "Because: no role"),
-        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2030-01-01T11:30:00Z"}, CheckLevel.OK, "Because: equal"),
-        # The status says it once a day, and an hour and ten minutes later a poll is missed.
-        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:50:00Z"}, CheckLevel.OK, "Because: equal"),
-        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:49:59Z"}, CheckLevel.WARN, "10:49:59Z"),
+        ({"conditions": [make_ready_condition(generation=1)]}, CheckLevel.FAIL, "since its last edit"),
+        (
+            {"conditions": [make_ready_condition("False", message="no role; assign it")]},
+            CheckLevel.FAIL,
+            "Because: no role",
+        ),
+        (
+            {"conditions": [make_ready_condition()], "lastSuccessfulSyncTime": "2030-01-01T11:30:00Z"},
+            CheckLevel.OK,
+            "Because: equal",
+        ),
+        # The controller writes this time once a day. A poll is missing one hour and ten minutes after that day.
+        (
+            {"conditions": [make_ready_condition()], "lastSuccessfulSyncTime": "2029-12-31T10:50:00Z"},
+            CheckLevel.OK,
+            "Because: equal",
+        ),
+        (
+            {"conditions": [make_ready_condition()], "lastSuccessfulSyncTime": "2029-12-31T10:49:59Z"},
+            CheckLevel.WARN,
+            "10:49:59Z",
+        ),
     ],
 )
 def test_status_check_depends_on_the_conditions(status: dict[str, Any], level: CheckLevel, word: str) -> None:
-    check = checks.status("s", sync(**status), Settings(), NOW)
+    check = checks.status("s", make_sync(**status), Settings(), NOW)
     assert check.level is level
     assert word in check.text
 
@@ -201,17 +218,17 @@ def test_status_check_depends_on_the_conditions(status: dict[str, Any], level: C
     ],
 )
 def test_status_counts_the_last_poll_of_the_group(status: str, polled: timedelta, level: CheckLevel, word: str) -> None:
-    about = sync(conditions=[ready()], lastSuccessfulSyncTime=status)
-    check = checks.status("s", about, Settings(), NOW, NOW - polled)
+    sync = make_sync(conditions=[make_ready_condition()], lastSuccessfulSyncTime=status)
+    check = checks.status("s", sync, Settings(), NOW, NOW - polled)
     assert check.level is level
     assert word in check.text
 
 
 def test_secretsync_outside_the_watched_namespaces_fails() -> None:
-    elsewhere = checks.served("s", sync(), Settings(watch_namespaces=("other",)))
-    assert elsewhere
-    assert elsewhere.level is CheckLevel.FAIL
-    assert checks.served("s", sync(), Settings(watch_namespaces=("shop",))) is None
+    check = checks.served("s", make_sync(), Settings(watch_namespaces=("other",)))
+    assert check
+    assert check.level is CheckLevel.FAIL
+    assert checks.served("s", make_sync(), Settings(watch_namespaces=("shop",))) is None
 
 
 def test_check_line_has_only_printable_characters() -> None:
@@ -219,8 +236,11 @@ def test_check_line_has_only_printable_characters() -> None:
     assert line == "fail  s  status: red  [31m two; fix"
 
 
-class FakeCaller(OperatorKubeClient):
-    """A cluster with one AKVSync, a SecretSync that it owns, and one that it does not; `kinds` are served."""
+class FakeClient(OperatorKubeClient):
+    """A client of a cluster with one AKVSync, one SecretSync that it owns, and one without an owner.
+
+    The cluster serves only `kinds`.
+    """
 
     def __init__(self, conditions: list[Any], kinds: set[str]) -> None:
         self._owner = {"metadata": {"name": "x", "namespace": "shop", "uid": "o"}, "status": {"conditions": conditions}}
@@ -228,7 +248,7 @@ class FakeCaller(OperatorKubeClient):
 
     async def list_kind(self, kind: Any, namespace: str = "") -> list[Any]:
         owner = OwnerReference(api_version="secret-sync.x-k8s.io/v1alpha1", kind="AKVSync", name="x", uid="o")
-        found = sync()
+        found = make_sync()
         return [found, msgspec.structs.replace(found, metadata=ObjectMeta(name="part", owner_references=[owner]))]
 
     async def get_object(self, path: str) -> Any:
@@ -246,28 +266,28 @@ class FakeCaller(OperatorKubeClient):
     ("conditions", "level", "word"),
     [
         ([], CheckLevel.FAIL, "not processed"),
-        ([ready("False")], CheckLevel.FAIL, "Because"),
-        ([ready()], CheckLevel.OK, "1 SecretSyncs"),
+        ([make_ready_condition("False")], CheckLevel.FAIL, "Because"),
+        ([make_ready_condition()], CheckLevel.OK, "1 SecretSyncs"),
     ],
 )
 async def test_akvsync_is_replaced_by_the_secretsyncs_it_owns(
     conditions: list[Any], level: CheckLevel, word: str
 ) -> None:
-    caller = FakeCaller(conditions, {"akvsyncs"})
-    syncs, (check,) = await doctor.find_named(caller, "AKVSync", "x", "shop")
+    client = FakeClient(conditions, {"akvsyncs"})
+    syncs, (check,) = await doctor.find_named(client, "AKVSync", "x", "shop")
     assert [each.metadata.name for each in syncs] == ["part"]
     assert check.level is level
     assert word in check.text
-    everything = await doctor.find_named(caller, "", "", "")
+    everything = await doctor.find_named(client, "", "", "")
     assert ([each.metadata.name for each in everything[0]], everything[1]) == (["s", "part"], [check])
 
 
 async def test_missing_or_unserved_akvsync_is_reported() -> None:
     with pytest.raises(BadInput, match="no AKVSync y in namespace shop"):
-        await doctor.find_named(FakeCaller([], {"akvsyncs"}), "AKVSync", "y", "shop")
-    (check,) = (await doctor.find_named(FakeCaller([], set()), "AKVSync", "x", "shop"))[1]
+        await doctor.find_named(FakeClient([], {"akvsyncs"}), "AKVSync", "y", "shop")
+    (check,) = (await doctor.find_named(FakeClient([], set()), "AKVSync", "x", "shop"))[1]
     assert check.text == "the cluster does not serve AKVSync"
-    assert len((await doctor.find_named(FakeCaller([], set()), "", "", ""))[0]) == 2
+    assert len((await doctor.find_named(FakeClient([], set()), "", "", ""))[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -306,7 +326,7 @@ def test_invalid_kubeconfig_is_reported_in_one_line(
     assert why in line
 
 
-def renewed(seconds_ago: float, holder: str = "pod-1_ab", duration: int = 15) -> Lease:
+def make_lease(seconds_ago: float, holder: str = "pod-1_ab", duration: int = 15) -> Lease:
     text = (NOW - timedelta(seconds=seconds_ago)).isoformat(timespec="microseconds").replace("+00:00", "Z")
     acquired = "2029-12-31T00:00:00.000000Z"
     return Lease(
@@ -317,13 +337,13 @@ def renewed(seconds_ago: float, holder: str = "pod-1_ab", duration: int = 15) ->
 @pytest.mark.parametrize(
     ("lease", "level", "text"),
     [
-        (renewed(2), "ok", "pod-1_ab leads since 2029-12-31T00:00:00.000000Z"),
-        (renewed(-100), "ok", "pod-1_ab leads since"),
-        (renewed(60), "ok", "pod-1_ab leads since"),
-        (renewed(120, duration=120), "ok", "pod-1_ab leads since"),
-        (renewed(121, duration=120), "warn", "has not renewed it for 121 s"),
-        (renewed(61), "warn", "pod-1_ab holds the Lease and has not renewed it for 61 s"),
-        (renewed(2, holder=""), "fail", "no replica leads: the controller's Lease has no holder"),
+        (make_lease(2), "ok", "pod-1_ab leads since 2029-12-31T00:00:00.000000Z"),
+        (make_lease(-100), "ok", "pod-1_ab leads since"),
+        (make_lease(60), "ok", "pod-1_ab leads since"),
+        (make_lease(120, duration=120), "ok", "pod-1_ab leads since"),
+        (make_lease(121, duration=120), "warn", "has not renewed it for 121 s"),
+        (make_lease(61), "warn", "pod-1_ab holds the Lease and has not renewed it for 61 s"),
+        (make_lease(2, holder=""), "fail", "no replica leads: the controller's Lease has no holder"),
         (Lease(spec=LeaseSpec(holder_identity="x")), "fail", "x holds the Lease and has never renewed it"),
         (Lease(spec=LeaseSpec(holder_identity="x", renew_time="soon")), "fail", "has never renewed it"),
         (Lease(spec=LeaseSpec(holder_identity="x", renew_time="2030-01-01T12:00:00")), "fail", "has never renewed it"),
@@ -338,7 +358,7 @@ def test_leader_check_depends_on_the_lease(lease: Lease | None, level: str, text
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "available", "level", "text"),
+    ("own_namespaces", "other_namespaces", "available", "level", "text"),
     [
         ((), (), 1, CheckLevel.FAIL, "serves all namespaces, too"),
         ((), ("shop",), 1, CheckLevel.FAIL, "serves the namespaces shop, too"),
@@ -354,8 +374,12 @@ def test_leader_check_depends_on_the_lease(lease: Lease | None, level: str, text
     ],
 )
 def test_overlap_with_another_release_is_reported(
-    ours: tuple[str, ...], theirs: tuple[str, ...], available: int, level: CheckLevel | None, text: str
+    own_namespaces: tuple[str, ...],
+    other_namespaces: tuple[str, ...],
+    available: int,
+    level: CheckLevel | None,
+    text: str,
 ) -> None:
-    found = checks.overlap(release(available), ours, theirs)
+    found = checks.overlap(make_release(available), own_namespaces, other_namespaces)
     assert [check.level for check in found] == ([level] if level else [])
     assert all(text in check.text and "set watchNamespaces" in check.fix for check in found)

@@ -1,4 +1,4 @@
-"""Test that the doctor's expectations of a release follow the settings in its Deployment."""
+"""Test that the doctor derives its expectations of a release from the settings in the Deployment."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,14 +14,14 @@ from tools.cli.doctor.endpoints import EndpointProber
 from tools.cli.doctor.installation import ReleaseFacts
 from tools.codegen.policies import POLICIES
 
-ALWAYS = {"secrets", "no-delete", "tokens", "events", "lease", "overlap", "type-stays"}
-MADE = {"secretsyncs", "secretproviderclasses"}
+DEFAULT_POLICIES = {"secrets", "no-delete", "tokens", "events", "lease", "overlap", "type-stays"}
+AKVSYNC_POLICIES = {"secretsyncs", "secretproviderclasses"}
 
 
-class Server:
-    """An API server with one release and these policies, which keeps its issuer to itself.
+class FakeApiServer:
+    """A fake API server with one release and these policies. It refuses requests for the issuer.
 
-    It answers one request for the Lease with each of `holders`, and all further ones with the last; None is a 404.
+    It answers each request for the Lease with the next of `holders`, and repeats the last one. None is a 404.
     """
 
     def __init__(
@@ -61,24 +61,24 @@ class Server:
 
 
 @pytest.mark.parametrize(
-    ("environment", "brought"),
+    ("environment", "expected"),
     [
-        ({}, ALWAYS | MADE),
-        ({"AKV_SYNC": "false"}, ALWAYS),
-        ({"WATCH_NAMESPACES": "shop"}, ALWAYS | MADE | {"namespaces"}),
+        ({}, DEFAULT_POLICIES | AKVSYNC_POLICIES),
+        ({"AKV_SYNC": "false"}, DEFAULT_POLICIES),
+        ({"WATCH_NAMESPACES": "shop"}, DEFAULT_POLICIES | AKVSYNC_POLICIES | {"namespaces"}),
     ],
 )
-async def test_missing_policy_of_the_release_is_reported(environment: dict[str, str], brought: set[str]) -> None:
-    async def look(names: set[str]) -> tuple[CheckLevel, str]:
+async def test_missing_policy_of_the_release_is_reported(environment: dict[str, str], expected: set[str]) -> None:
+    async def check_policies(names: set[str]) -> tuple[CheckLevel, str]:
         installation = ReleaseFacts(
-            cast("OperatorKubeClient", Server(names, environment)), cast("EndpointProber", None)
+            cast("OperatorKubeClient", FakeApiServer(names, environment)), cast("EndpointProber", None)
         )
         found = {check.name: check for check in await installation.examine()}
         return found["policies"].level, found["policies"].text
 
-    assert await look({policy.name for policy in POLICIES}) == (CheckLevel.OK, f"{len(brought)} in force")
-    for name in brought:
-        level, text = await look(brought - {name})
+    assert await check_policies({policy.name for policy in POLICIES}) == (CheckLevel.OK, f"{len(expected)} in force")
+    for name in expected:
+        level, text = await check_policies(expected - {name})
         assert level == CheckLevel.FAIL
         assert f"{name}.scribe.home missing" in text
 
@@ -100,7 +100,7 @@ async def test_ready_pod_gets_time_to_acquire_the_lease(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(installation, "LEADER_WAIT_SECONDS", 2.0)
-    server = Server(set(), {"LEASE_NAME": "scribe"}, holders, available_replicas)
+    server = FakeApiServer(set(), {"LEASE_NAME": "scribe"}, holders, available_replicas)
     facts = ReleaseFacts(cast("OperatorKubeClient", server), cast("EndpointProber", None))
     found = {check.name: check for check in await facts.examine()}
     assert found["leader"].level == level

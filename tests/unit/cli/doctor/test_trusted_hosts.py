@@ -1,4 +1,4 @@
-"""Test the hosts to which a tool may send a token: those of Azure, and those that the caller names."""
+"""Test to which hosts a tool may send a token: the hosts of Azure, and the hosts that the caller names."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from controller.config.settings import BUILT_IN_CLOUDS, Cloud
 from tools.cli.doctor import trusted_hosts
 
 ENTRA = "https://login.microsoftonline.com"
-VAULTS = "https://{vault}.vault.azure.net"
+VAULT_URL = "https://{vault}.vault.azure.net"
 
 
-def unnamed(authority: str, vault_url: str, *named: str) -> list[str]:
+def list_untrusted(authority: str, vault_url: str, *named: str) -> list[str]:
     return trusted_hosts.unnamed(Cloud(authority=authority, vault_url=vault_url), "shop", named)
 
 
@@ -21,14 +21,14 @@ def test_built_in_cloud_is_trusted(name: str) -> None:
 @pytest.mark.parametrize(
     ("authority", "vault_url"),
     [
-        (ENTRA, VAULTS),
-        (f"{ENTRA}/", VAULTS),
+        (ENTRA, VAULT_URL),
+        (f"{ENTRA}/", VAULT_URL),
         (f"{ENTRA}:443", "https://{vault}.vault.azure.net:443/"),
-        (ENTRA.upper().replace("HTTPS", "https"), VAULTS),
+        (ENTRA.upper().replace("HTTPS", "https"), VAULT_URL),
     ],
 )
 def test_cloud_with_azures_hosts_is_trusted_under_any_name(authority: str, vault_url: str) -> None:
-    assert unnamed(authority, vault_url) == []
+    assert list_untrusted(authority, vault_url) == []
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_cloud_with_azures_hosts_is_trusted_under_any_name(authority: str, vault
     ],
 )
 def test_other_authority_is_not_trusted(authority: str) -> None:
-    assert unnamed(authority, VAULTS) != []
+    assert list_untrusted(authority, VAULT_URL) != []
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_other_authority_is_not_trusted(authority: str) -> None:
     ],
 )
 def test_other_vault_is_not_trusted(vault_url: str) -> None:
-    assert unnamed(ENTRA, vault_url) != []
+    assert list_untrusted(ENTRA, vault_url) != []
 
 
 @pytest.mark.parametrize(
-    ("named", "left"),
+    ("named", "untrusted"),
     [
         ((), ["login.stack.example", "*.vault.stack.example:8443"]),
         (("login.stack.example",), ["*.vault.stack.example:8443"]),
@@ -85,11 +85,11 @@ def test_other_vault_is_not_trusted(vault_url: str) -> None:
         (("*.stack.example",), ["*.vault.stack.example:8443"]),
     ],
 )
-def test_host_that_the_caller_names_is_trusted(named: tuple[str, ...], left: list[str]) -> None:
-    """Check that the tool reports the hosts that the caller must name, and none after the caller named them."""
+def test_host_that_the_caller_names_is_trusted(named: tuple[str, ...], untrusted: list[str]) -> None:
+    """Check that the tool reports the untrusted hosts, and reports none after the caller named them."""
     cloud = ("https://login.stack.example", "https://{vault}.vault.stack.example:8443")
-    assert unnamed(*cloud, *named) == left
-    assert unnamed(*cloud, *named, *map(trusted_hosts.parse, left)) == []
+    assert list_untrusted(*cloud, *named) == untrusted
+    assert list_untrusted(*cloud, *named, *map(trusted_hosts.parse, untrusted)) == []
 
 
 @pytest.mark.parametrize("text", ["", "https://a.example", "a b", "*", "*.", "*.*.example", "a.example/", "-a", "a:x"])
@@ -99,7 +99,7 @@ def test_text_that_is_no_host_is_refused(text: str) -> None:
 
 
 def test_azures_hosts_are_verified_with_system_certificates_only() -> None:
-    brought = Cloud(authority=ENTRA, vault_url=VAULTS, ca="PEM")
-    assert trusted_hosts.connecting(brought, "shop", ()).ca == ""
-    assert trusted_hosts.connecting(brought, "shop", ("login.microsoftonline.com",)).ca == ""
-    assert trusted_hosts.connecting(brought, "shop", ("login.microsoftonline.com", "*.vault.azure.net")).ca == "PEM"
+    cloud = Cloud(authority=ENTRA, vault_url=VAULT_URL, ca="PEM")
+    assert trusted_hosts.connecting(cloud, "shop", ()).ca == ""
+    assert trusted_hosts.connecting(cloud, "shop", ("login.microsoftonline.com",)).ca == ""
+    assert trusted_hosts.connecting(cloud, "shop", ("login.microsoftonline.com", "*.vault.azure.net")).ca == "PEM"
