@@ -76,7 +76,7 @@ def test_paths_and_modes_of_files_are_kept() -> None:
         {"key": "a-1", "path": "a/1"},
         {"key": "a-0-", "path": "a-0", "mode": 0o400},
     ]
-    assert volume["secret"]["optional"] is True  # the vault may have fewer versions
+    assert volume["secret"]["optional"] is True  # because the vault may have fewer versions
     (sync,) = select_kind(found, "SecretSync")
     assert map_keys(sync) == {"a-0": "a/0", "a-1": "a/1", "a-0-": "a-0"}
     assert "one more, which is not kept" in join_notes(found)

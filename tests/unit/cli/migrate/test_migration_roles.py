@@ -54,7 +54,7 @@ def test_report_has_the_role_of_every_object_type(kinds: list[str], roles: list[
 def test_parameter_without_a_value_is_left_out(
     name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """YAML's null; the API server would not take it either, so that a file with it was applied by a tool."""
+    """Check YAML's null. The API server refuses it, so a tool that applies such a file leaves it out first."""
     plain = tmp_path / "plain.yaml"
     plain.write_text(yaml.safe_dump_all([make_class(), make_workload()], sort_keys=False))
     odd = tmp_path / "odd.yaml"

@@ -15,7 +15,7 @@ from tools.cli.migrate import sse_settings
 from tools.cli.migrate.sse_settings import BadReleaseError
 
 
-def packed(content: bytes | Any) -> str:
+def encode_release(content: bytes | Any) -> str:
     """Return a release as helm stores it and the API server serves it."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return base64.b64encode(base64.b64encode(gzip.compress(text, mtime=0))).decode()
@@ -29,9 +29,9 @@ RELEASE = {
 
 
 def test_only_user_supplied_values_of_a_release_are_read() -> None:
-    found = sse_settings.read_release(packed(RELEASE))
+    found = sse_settings.read_release(encode_release(RELEASE))
     assert (found.chart.metadata.name, found.config) == ("secretsync", {"rotationPollIntervalInSeconds": "120"})
-    assert sse_settings.read_release(packed({**RELEASE, "config": None})).config is None
+    assert sse_settings.read_release(encode_release({**RELEASE, "config": None})).config is None
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_only_user_supplied_values_of_a_release_are_read() -> None:
         ("!", "not a release"),
         (base64.b64encode(b"x").decode(), "not a release"),
         (base64.b64encode(base64.b64encode(b"x")).decode(), "not a release"),
-        (packed(b"x"), "not a release"),
-        (packed(b"\xff"), "not a release"),
-        (packed([]), "not a release"),
-        (packed({"config": []}), "not a release"),
-        (packed(b'{"config":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001), "nested"),
-        (packed(b" " * (sse_settings.MAX_RELEASE_BYTES + 1)), "more than 16 MiB"),
+        (encode_release(b"x"), "not a release"),
+        (encode_release(b"\xff"), "not a release"),
+        (encode_release([]), "not a release"),
+        (encode_release({"config": []}), "not a release"),
+        (encode_release(b'{"config":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001), "nested"),
+        (encode_release(b" " * (sse_settings.MAX_RELEASE_BYTES + 1)), "more than 16 MiB"),
     ],
 )
 def test_invalid_release_is_refused(text: str, problem: str) -> None:

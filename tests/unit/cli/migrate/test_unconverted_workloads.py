@@ -1,4 +1,4 @@
-"""Test that the report of tools/migrate csi names pods that mount a class and that no patch can change."""
+"""Test that the report of tools/migrate csi names the pods that mount a class and cannot be patched."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from tools.cli.migrate.objects import Manifest
 BY_HAND = "its pods mount a SecretProviderClass, and this tool does not convert it: mount the Secret there by hand"
 
 
-def owned(kind: str, name: str, by: tuple[str, str]) -> Manifest:
+def make_owned_workload(kind: str, name: str, owner: tuple[str, str]) -> Manifest:
     """Return a workload with an owner."""
     workload = make_workload(kind, name)
-    workload["metadata"]["ownerReferences"] = [{"kind": by[0], "name": by[1], "controller": True}]
+    workload["metadata"]["ownerReferences"] = [{"kind": owner[0], "name": owner[1], "controller": True}]
     return workload
 
 
@@ -27,14 +27,19 @@ def test_kind_that_the_tool_does_not_know_is_reported(kind: str) -> None:
 
 @pytest.mark.parametrize("owner", [("Rollout", "web"), ("Node", "worker-1"), ("ReplicaSet", "not-in-the-input")])
 def test_owner_that_is_not_converted_is_reported_once(owner: tuple[str, str]) -> None:
-    found = migrate_manifests(make_class(), owned("Pod", "web-1", owner), owned("Pod", "web-2", owner))
+    found = migrate_manifests(
+        make_class(), make_owned_workload("Pod", "web-1", owner), make_owned_workload("Pod", "web-2", owner)
+    )
     assert found.patches == []
     assert join_notes(found).count(BY_HAND) == 1
     assert f"{owner[0]} shop/{owner[1]}: {BY_HAND}" in join_notes(found)
 
 
 def test_chain_of_owners_is_reported_at_its_end() -> None:
-    chain = [owned("ReplicaSet", "web-1", ("Rollout", "web")), owned("Pod", "web-1-x", ("ReplicaSet", "web-1"))]
+    chain = [
+        make_owned_workload("ReplicaSet", "web-1", ("Rollout", "web")),
+        make_owned_workload("Pod", "web-1-x", ("ReplicaSet", "web-1")),
+    ]
     found = migrate_manifests(make_class(), *chain)
     assert [str(note) for note in found.notes if BY_HAND in note.text] == [f"Rollout shop/web: {BY_HAND}"]
 
@@ -42,8 +47,8 @@ def test_chain_of_owners_is_reported_at_its_end() -> None:
 def test_workload_whose_owner_is_patched_is_not_reported() -> None:
     chain = [
         make_workload(),
-        owned("ReplicaSet", "web-1", ("Deployment", "web")),
-        owned("Pod", "x", ("ReplicaSet", "web-1")),
+        make_owned_workload("ReplicaSet", "web-1", ("Deployment", "web")),
+        make_owned_workload("Pod", "x", ("ReplicaSet", "web-1")),
     ]
     found = migrate_manifests(make_class(), *chain)
     assert BY_HAND not in join_notes(found)
