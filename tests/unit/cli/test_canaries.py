@@ -31,7 +31,7 @@ from tools.cli.migrate import migrate
 PATH = ResourceClient(Secret, "").url_path("team", "shop")
 
 
-def refusals(quoted: str) -> list[ScriptedResponse]:
+def make_refusals(quoted: str) -> list[ScriptedResponse]:
     text = f'admission webhook "guard" denied the request: {quoted}'
     return [
         ScriptedResponse({"message": each, "reason": each, "details": {"name": each}}, status=status)
@@ -42,13 +42,17 @@ def refusals(quoted: str) -> list[ScriptedResponse]:
 
 @pytest.mark.parametrize("form", FORMS)
 async def test_doctor_prints_no_text_about_an_unreadable_secret(form: str) -> None:
-    quoted = FORMS[form](CANARY)
-    odd = [
-        ScriptedResponse(body) for body in ({"data": quoted}, {"data": {"k": [quoted]}}, {"type": {quoted: 1}}, quoted)
+    quoted_value = FORMS[form](CANARY)
+    unreadable = [
+        ScriptedResponse(body)
+        for body in ({"data": quoted_value}, {"data": {"k": [quoted_value]}}, {"type": {quoted_value: 1}}, quoted_value)
     ]
-    odd += [ScriptedResponse(quoted.encode()), ScriptedResponse(b'{"data": {"k": "' + quoted.encode() + b'\xff"}}')]
+    unreadable += [
+        ScriptedResponse(quoted_value.encode()),
+        ScriptedResponse(b'{"data": {"k": "' + quoted_value.encode() + b'\xff"}}'),
+    ]
     async with connect_to_api_server() as (server, kube):
-        for answer in (*refusals(quoted), *odd):
+        for answer in (*make_refusals(quoted_value), *unreadable):
             server.add_responses(answer)
             with pytest.raises(errors.KubeError) as caught:
                 await OperatorKubeClient(kube).get_as(PATH, SecretData)
@@ -57,26 +61,28 @@ async def test_doctor_prints_no_text_about_an_unreadable_secret(form: str) -> No
 
 @pytest.mark.parametrize("form", FORMS)
 def test_doctor_prints_no_value_of_a_different_secret(form: str) -> None:
-    held = base64.b64encode(FORMS[form](CANARY).encode()).decode()
-    for data in ({"k": held}, {"k": held, "other": held}, {}):
-        data_ = SecretData(metadata=make_secret_meta(list(data)), type="Opaque", data=data)
+    encoded = base64.b64encode(FORMS[form](CANARY).encode()).decode()
+    for data in ({"k": encoded}, {"k": encoded, "other": encoded}, {}):
+        secret = SecretData(metadata=make_secret_meta(list(data)), type="Opaque", data=data)
         for fetched in (make_value(CANARY), make_value("else"), errors.ObjectError("gone")):
-            line = str(checks.secret("team/shop", make_sync(["k"]), data_, {"k": fetched}))
+            line = str(checks.secret("team/shop", make_sync(["k"]), secret, {"k": fetched}))
             assert not find_forms(line)
 
 
-def cluster(asked: ReceivedRequest, about_secret: ScriptedResponse) -> ScriptedResponse:
-    """Return a cluster with one SecretSync and no release, which gives this answer about its Secret."""
-    if "/secrets/" in asked.path:
-        held = json.loads(json.dumps(msgspec.to_builtins(make_secret_meta(["k"]))))
-        held["managedFields"] = [{"manager": FIELD_MANAGER, "operation": "Update", "fieldsV1": {"f:data": {"f:k": {}}}}]
+def answer_as_cluster(request: ReceivedRequest, about_secret: ScriptedResponse) -> ScriptedResponse:
+    """Answer as a cluster with one SecretSync and no release. `about_secret` is its answer about the Secret."""
+    if "/secrets/" in request.path:
+        metadata = json.loads(json.dumps(msgspec.to_builtins(make_secret_meta(["k"]))))
+        metadata["managedFields"] = [
+            {"manager": FIELD_MANAGER, "operation": "Update", "fieldsV1": {"f:data": {"f:k": {}}}}
+        ]
         return (
-            ScriptedResponse({"metadata": held})
-            if asked.method == "GET" and about_secret.status == 422
+            ScriptedResponse({"metadata": metadata})
+            if request.method == "GET" and about_secret.status == 422
             else about_secret
         )
     items = []
-    if asked.path.endswith(f"/{SecretSync.plural}"):
+    if request.path.endswith(f"/{SecretSync.plural}"):
         items = [
             {
                 "metadata": msgspec.to_builtins(make_sync(["k"]).metadata),
@@ -91,15 +97,15 @@ async def test_migrate_prints_no_foreign_text_about_a_secret(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with run_api_server() as server:
-        for answer in (refusals(CANARY)[number] for number in (6, 8, 9)):
-            server.default_response = lambda asked, answer=answer: cluster(asked, answer)
+        for answer in (make_refusals(CANARY)[number] for number in (6, 8, 9)):
+            server.default_response = lambda request, answer=answer: answer_as_cluster(request, answer)
             arguments = [*command, "--kubeconfig", write_kubeconfig(tmp_path, server.url)]
             await asyncio.to_thread(migrate.main, arguments)
             output = "".join(capsys.readouterr())
             assert "team/shop" in output or "migrate" in output
             assert not find_forms(output)
-    assert _asked_about_secret(server)
+    assert _was_asked_about_secret(server)
 
 
-def _asked_about_secret(server: ScriptedApiServer) -> bool:
-    return any("/secrets/" in asked.path for asked in server.requests)
+def _was_asked_about_secret(server: ScriptedApiServer) -> bool:
+    return any("/secrets/" in request.path for request in server.requests)

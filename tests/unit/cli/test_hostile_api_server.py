@@ -1,6 +1,6 @@
-"""The tools against an API server that answers anything: they end in time, within bounds, and print visible text.
+"""Test the tools with an API server that answers anything: they end in time, within bounds, and print visible text.
 
-Not every answer is an attack: proxies answer with pages, and load balancers end answers in the middle.
+Such an answer is not always an attack: proxies answer with HTML pages, and load balancers interrupt answers.
 """
 
 import contextlib
@@ -40,38 +40,38 @@ EVIL = "\x1b[2J\x1b]0;x\x07\u202e\u2028\nfail  cluster  x\r$(touch pwned)`x`\ud8
 Body = Iterator[bytes]
 
 
-def json_bytes(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def deep(opening: str, closing: str, inner: str = "1") -> bytes:
+def nest(opening: str, closing: str, inner: str = "1") -> bytes:
     levels = 20_000
     return (opening * levels + inner + closing * levels).encode()
 
 
-def listing(*items: Any, token: Any = "") -> bytes:
-    return json_bytes({"metadata": {"continue": token, "resourceVersion": "1"}, "items": list(items)})
+def encode_list(*items: Any, token: Any = "") -> bytes:
+    return encode_json({"metadata": {"continue": token, "resourceVersion": "1"}, "items": list(items)})
 
 
-def endless() -> Body:
+def send_endlessly() -> Body:
     while True:
         yield b" " * 2**14
 
 
-def endless_list() -> Body:
+def send_endless_list() -> Body:
     yield b'{"items": ['
     while True:
         yield b'{"metadata": {"name": "x"}},' * 100
 
 
-def slow() -> Body:
+def send_slowly() -> Body:
     for _ in range(1000):
         yield b" "
         time.sleep(0.05)
 
 
-def item(text: Any) -> dict[str, Any]:
-    """Return an object of which every field that some tool reads has the same content."""
+def make_object(text: Any) -> dict[str, Any]:
+    """Return an object that has `text` in each field that a tool reads."""
     names = {"name": text, "namespace": text, "uid": text, "resourceVersion": text, "labels": {"a": text},
              "annotations": {"meta.helm.sh/release-name": text}, "ownerReferences": [{"kind": text, "name": text,
              "uid": text, "apiVersion": text}], "managedFields": [{"manager": text}]}  # fmt: skip
@@ -95,54 +95,58 @@ def item(text: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def both(content: Any) -> Callable[[str], Body]:
-    """Answer with an object, and with a list of it where a list was asked for."""
-    return lambda _path: iter([json_bytes(item(content) | {"items": [item(content)]})])
+def answer_object_and_list(content: Any) -> Callable[[str], Body]:
+    """Return an answer that is both an object and a list with this object."""
+    return lambda _path: iter([encode_json(make_object(content) | {"items": [make_object(content)]})])
 
 
-def always(*chunks: bytes) -> Callable[[str], Body]:
+def answer_always(*chunks: bytes) -> Callable[[str], Body]:
     return lambda _path: iter(chunks)
 
 
-OF_SSE = {"metadata": {"name": "secrets-store-sync-controller-x", "namespace": "a"}, "spec": {}}
+SSE_DEPLOYMENT = {"metadata": {"name": "secrets-store-sync-controller-x", "namespace": "a"}, "spec": {}}
 ANSWERS: dict[str, Callable[[str], Body]] = {
-    "nothing": always(b""),
-    "null": always(b"null"),
-    "a number": always(b"1" * 5000),
-    "an array": always(b"[]"),
-    "an empty object": always(b"{}"),
-    "a page": always(b"<html>\x1b[2J</html>"),
-    "no text": always(b"\xff\xfe\x00"),
-    "half of an object": always(b'{"items": [{"metadata"'),
-    "deep arrays": always(deep("[", "]")),
-    "deep objects": always(deep('{"metadata":', "}")),
-    "deep items": always(b'{"metadata": {}, "items": [' + deep('{"metadata":', "}") + b"]}"),
-    "deep managed fields": always(
-        b'{"metadata": {"name": "s", "managedFields": [{"fieldsV1": ' + deep('{"f:a":', "}") + b"}]}}"
+    "nothing": answer_always(b""),
+    "null": answer_always(b"null"),
+    "a number": answer_always(b"1" * 5000),
+    "an array": answer_always(b"[]"),
+    "an empty object": answer_always(b"{}"),
+    "a page": answer_always(b"<html>\x1b[2J</html>"),
+    "no text": answer_always(b"\xff\xfe\x00"),
+    "half of an object": answer_always(b'{"items": [{"metadata"'),
+    "deep arrays": answer_always(nest("[", "]")),
+    "deep objects": answer_always(nest('{"metadata":', "}")),
+    "deep items": answer_always(b'{"metadata": {}, "items": [' + nest('{"metadata":', "}") + b"]}"),
+    "deep managed fields": answer_always(
+        b'{"metadata": {"name": "s", "managedFields": [{"fieldsV1": ' + nest('{"f:a":', "}") + b"}]}}"
     ),
-    "items of other types": always(listing(None, 1, "x", [], {}, {"metadata": None}, {"metadata": {"name": 1}})),
-    "items null": always(b'{"metadata": null, "items": null}'),
-    "continue of another type": always(listing(token={"a": 1})),
-    "endless continue tokens": always(listing({"metadata": {"name": "x", "namespace": "y"}}, token="more")),
-    "endless empty pages": always(listing(token="more")),
-    "endless": lambda _path: endless(),
-    "endless list": lambda _path: endless_list(),
-    "escape sequences": both(EVIL),
-    "empty texts": both(""),
-    "nulls": both(None),
-    "numbers": both(7),
-    "lists": both(["x"]),
-    "objects": both({"x": "y"}),
-    "names": both("shop"),
-    "half-empty objects": always(listing(OF_SSE, {"metadata": {}}, {"metadata": {"name": "a.b"}, "spec": None})),
-}  # fmt: skip
+    "items of other types": answer_always(
+        encode_list(None, 1, "x", [], {}, {"metadata": None}, {"metadata": {"name": 1}})
+    ),
+    "items null": answer_always(b'{"metadata": null, "items": null}'),
+    "continue of another type": answer_always(encode_list(token={"a": 1})),
+    "endless continue tokens": answer_always(encode_list({"metadata": {"name": "x", "namespace": "y"}}, token="more")),
+    "endless empty pages": answer_always(encode_list(token="more")),
+    "endless": lambda _path: send_endlessly(),
+    "endless list": lambda _path: send_endless_list(),
+    "escape sequences": answer_object_and_list(EVIL),
+    "empty texts": answer_object_and_list(""),
+    "nulls": answer_object_and_list(None),
+    "numbers": answer_object_and_list(7),
+    "lists": answer_object_and_list(["x"]),
+    "objects": answer_object_and_list({"x": "y"}),
+    "names": answer_object_and_list("shop"),
+    "half-empty objects": answer_always(
+        encode_list(SSE_DEPLOYMENT, {"metadata": {}}, {"metadata": {"name": "a.b"}, "spec": None})
+    ),
+}
 
 
-class Hostile:
-    """A server whose answers a test sets; it counts requests and bytes."""
+class HostileServer:
+    """A hostile server: the answer that a test sets, and the numbers of requests and of sent bytes."""
 
     def __init__(self) -> None:
-        self.body: Callable[[str], Body] = always(b"{}")
+        self.body: Callable[[str], Body] = answer_always(b"{}")
         self.status = 200
         self.headers: dict[str, str] = {}
         self.requests = 0
@@ -150,7 +154,7 @@ class Hostile:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hostile: Hostile
+    hostile: HostileServer
     protocol_version = "HTTP/1.1"
 
     def _answer(self) -> None:
@@ -168,15 +172,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 self.hostile.sent += len(chunk)
 
-    do_GET = do_POST = do_PATCH = _answer  # noqa: N815 -- as the library calls them
+    do_GET = do_POST = do_PATCH = _answer  # noqa: N815 -- the library calls these names
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[Hostile, str]]:
-    hostile = Hostile()
+def server() -> Iterator[tuple[HostileServer, str]]:
+    hostile = HostileServer()
     running = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hostile": hostile}))
     running.daemon_threads = True
     thread = threading.Thread(target=running.serve_forever, daemon=True)
@@ -188,7 +192,7 @@ def server() -> Iterator[tuple[Hostile, str]]:
 
 
 @pytest.fixture
-def hostile(server: tuple[Hostile, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hostile:
+def hostile(server: tuple[HostileServer, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostileServer:
     found, url = server
     monkeypatch.setenv("KUBECONFIG", write_kubeconfig(tmp_path, url))
     for name in ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"):
@@ -202,8 +206,8 @@ def hostile(server: tuple[Hostile, str], tmp_path: Path, monkeypatch: pytest.Mon
     return found
 
 
-def ends(tool: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a tool; return what it printed, which has an exit code and visible characters alone."""
+def run_tool(tool: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a tool and return its output. Check its exit code, and that the output has only visible characters."""
     main, arguments = TOOLS[tool]
     assert main(arguments) in (0, 1, 2)
     printed = capsys.readouterr()
@@ -215,56 +219,56 @@ def ends(tool: str, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_tool_ends_after_any_answer(
-    tool: str, answer: str, hostile: Hostile, capsys: pytest.CaptureFixture[str]
+    tool: str, answer: str, hostile: HostileServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile.body = ANSWERS[answer]
-    text = ends(tool, capsys)
+    text = run_tool(tool, capsys)
     assert "Traceback" not in text
     assert hostile.requests <= 12 * (MAX_PAGES + 10)
-    assert hostile.sent <= hostile.requests * (MAX_ANSWER + 2**23)  # what the sockets hold on top
+    assert hostile.sent <= hostile.requests * (MAX_ANSWER + 2**23)  # the sockets buffer some bytes more
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("status", [301, 403, 404, 500])
 def test_tool_ends_after_any_refusal(
-    tool: str, status: int, hostile: Hostile, capsys: pytest.CaptureFixture[str]
+    tool: str, status: int, hostile: HostileServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile.status = status
-    hostile.body = always(json_bytes({"kind": "Status", "message": EVIL * 3000, "reason": EVIL}))
-    assert len(ends(tool, capsys)) < 20_000
+    hostile.body = answer_always(encode_json({"kind": "Status", "message": EVIL * 3000, "reason": EVIL}))
+    assert len(run_tool(tool, capsys)) < 20_000
 
 
 @pytest.mark.parametrize("tool", ["doctor", "csi", "from-sse", "plan"])
 def test_slow_answer_times_out(
-    tool: str, hostile: Hostile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tool: str, hostile: HostileServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "TIMEOUT", 0.5)
-    hostile.body = lambda _path: slow()
-    ends(tool, capsys)
-    assert hostile.sent < 1000 * hostile.requests  # none was read to its end
+    hostile.body = lambda _path: send_slowly()
+    run_tool(tool, capsys)
+    assert hostile.sent < 1000 * hostile.requests  # no answer was read to its end
 
 
 @pytest.mark.parametrize("tool", ["doctor", "csi", "plan"])
 def test_endless_slow_list_times_out(
-    tool: str, hostile: Hostile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tool: str, hostile: HostileServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kube_client, "MAX_PAGES", 10**9)
     monkeypatch.setattr(kube_client, "MAX_LIST_SECONDS", 1.0)
-    hostile.body = always(listing(token="more"))
-    assert "did not end within" in ends(tool, capsys)
+    hostile.body = answer_always(encode_list(token="more"))
+    assert "did not end within" in run_tool(tool, capsys)
 
 
-def test_list_that_exceeds_the_memory_limit_is_abandoned(
-    hostile: Hostile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_list_above_the_memory_limit_is_abandoned(
+    hostile: HostileServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kube_client, "MAX_LIST_BYTES", 2**20)
     monkeypatch.setattr(kube_client, "MAX_PAGES", 10**9)
-    hostile.body = always(listing({"metadata": {"name": "x"}, "spec": "x" * 2**16}, token="more"))
-    assert "the list has more than 1 MiB" in ends("plan", capsys)
+    hostile.body = answer_always(encode_list({"metadata": {"name": "x"}, "spec": "x" * 2**16}, token="more"))
+    assert "the list has more than 1 MiB" in run_tool("plan", capsys)
     assert hostile.requests < 20
 
 
 @pytest.mark.parametrize("tool", ["doctor", "csi", "adopt", "plan"])
-def test_compressed_answer_is_not_read(tool: str, hostile: Hostile, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compressed_answer_is_not_read(tool: str, hostile: HostileServer, capsys: pytest.CaptureFixture[str]) -> None:
     hostile.headers = {"Content-Encoding": "gzip"}
-    assert "compressed answer" in ends(tool, capsys)
+    assert "compressed answer" in run_tool(tool, capsys)

@@ -104,7 +104,7 @@ TYPES = st.one_of(
     ),
     content_type=st.sampled_from(["", "application/x-pkcs12", "application/x-pem-file"]) | TEXTS,
     failing=st.sets(st.integers(0, 3)),
-    there=st.booleans(),
+    exists=st.booleans(),
     partial=st.booleans(),
 )
 @settings(suppress_health_check=[HealthCheck.too_slow])
@@ -114,7 +114,7 @@ def test_any_secretsync_with_any_values_leads_to_a_decision(
     values: list[bytes],
     content_type: str,
     failing: set[int],
-    there: bool,
+    exists: bool,
     partial: bool,
 ) -> None:
     wanted_sync = make_sync(pairs, type=kind)
@@ -142,7 +142,7 @@ def test_any_secretsync_with_any_values_leads_to_a_decision(
     decision = decide_write(
         ObservedState(
             sync=wanted_sync,
-            secret=make_secret_meta(pairs) if there else None,
+            secret=make_secret_meta(pairs) if exists else None,
             fetched=fetched,
             digests=dict.fromkeys(fetched, b"d"),
             known={},
@@ -262,7 +262,7 @@ WANTED = [
 
 
 @pytest.fixture
-def drawn() -> list[tuple[Any, int, Any]]:
+def drawn_answers() -> list[tuple[Any, int, Any]]:
     """Draw answers (body, status, Retry-After) before the test starts, because one server serves all of them."""
     found: list[tuple[Any, int, Any]] = []
 
@@ -276,13 +276,13 @@ def drawn() -> list[tuple[Any, int, Any]]:
 
 
 async def test_any_vault_answer_becomes_a_value_or_a_controller_error(
-    harness: ReaderHarness, drawn: list[tuple[Any, int, Any]]
+    harness: ReaderHarness, drawn_answers: list[tuple[Any, int, Any]]
 ) -> None:
-    for number, (body, status, text) in enumerate(drawn):
+    for number, (body, status, text) in enumerate(drawn_answers):
         harness.now += 1000  # the effect of the previous failure has passed
         harness.reader.client.rate_limiter = AdaptiveRateLimiter(lambda: harness.now)
         wait = {"Retry-After": text} if text.isascii() and text.isprintable() else {}
-        harness.server.default_response = always(ScriptedResponse(body, status=status, headers=JSON | wait))
+        harness.server.default_response = answer_always(ScriptedResponse(body, status=status, headers=JSON | wait))
         before = len(harness.server.requests)
         read = await harness.reader.read(WANTED, since=harness.now, first=True)
         assert read.keys() == set(WANTED)
@@ -292,11 +292,11 @@ async def test_any_vault_answer_becomes_a_value_or_a_controller_error(
             pass
         else:
             seen.stale_keys(dict(enumerate(WANTED)), SecretSyncStatus().objects)  # type: ignore[arg-type]
-        asked = len(harness.server.requests) - before
-        assert asked < 20, f"answer {number}: {asked} requests"
+        request_count = len(harness.server.requests) - before
+        assert request_count < 20, f"answer {number}: {request_count} requests"
         for item in read.values():
             assert isinstance(item, VaultValue | ControllerError)
 
 
-def always(answer: ScriptedResponse) -> Callable[[Any], ScriptedResponse]:
+def answer_always(answer: ScriptedResponse) -> Callable[[Any], ScriptedResponse]:
     return lambda _: answer

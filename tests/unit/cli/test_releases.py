@@ -14,24 +14,24 @@ from tools.cli.releases import NotSeen, ReleaseAccount, ReleaseChoice
 LABELS = {"app.kubernetes.io/part-of": "akv-secret-store"}
 
 
-def binding(name: str, *subjects: tuple[str, str], kind: str = "ServiceAccount", release: str = "mine") -> Object:
+def make_binding(name: str, *subjects: tuple[str, str], kind: str = "ServiceAccount", release: str = "mine") -> Object:
     labels = {**LABELS, "app.kubernetes.io/instance": release}
-    who = [{"kind": kind, "namespace": namespace, "name": account} for namespace, account in subjects]
-    return {"metadata": {"name": name, "labels": labels}, "subjects": who}
+    subject_list = [{"kind": kind, "namespace": namespace, "name": account} for namespace, account in subjects]
+    return {"metadata": {"name": name, "labels": labels}, "subjects": subject_list}
 
 
-def policy(name: str, user: str) -> Object:
+def make_policy(name: str, user: str) -> Object:
     condition = {"name": "controller", "expression": f"request.userInfo.username == '{user}'"}
     return {"metadata": {"name": name, "labels": LABELS}, "spec": {"matchConditions": [condition]}}
 
 
-def deployment(namespace: str, name: str, account: str = "akv") -> Object:
+def make_deployment(namespace: str, name: str, account: str = "akv") -> Object:
     meta = {"namespace": namespace, "name": name, "labels": {**LABELS, "app.kubernetes.io/instance": "mine"}}
     return {"metadata": meta, "spec": {"template": {"spec": {"serviceAccountName": account}}}}
 
 
-class Cluster:
-    """A client with lists by the last part of their path, or `errors.Refused` if the caller has no right."""
+class FakeCluster:
+    """A fake client with one list for the last part of each path. It raises a list that is an error."""
 
     def __init__(self, *deployments: Object, **lists: list[Object] | Exception) -> None:
         self._deployments = list(deployments)
@@ -54,14 +54,14 @@ class Cluster:
         raise errors.NotFound("not found", status=404)
 
 
-async def names(cluster: Cluster, **choice: str) -> list[str]:
+async def list_names(cluster: FakeCluster, **choice: str) -> list[str]:
     return [
         f"{each.namespace}/{each.name}"
         for each in await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice(**choice))
     ]
 
 
-REAL = binding("akv.home", ("home", "akv"))
+BINDING = make_binding("akv.home", ("home", "akv"))
 USER = "system:serviceaccount:home:akv"
 
 
@@ -69,23 +69,26 @@ USER = "system:serviceaccount:home:akv"
     ("lists", "found"),
     [
         ({}, []),
-        ({"clusterrolebindings": [REAL]}, [ReleaseAccount("home", "akv", "akv", "mine")]),
-        ({"validatingadmissionpolicies": [policy("secrets.akv.home", USER)]}, [ReleaseAccount("home", "akv", "akv")]),
-        # What is none of the chart's: another subject, another namespace in the name, a policy of another name.
-        ({"clusterrolebindings": [binding("akv.home", ("home", "akv"), kind="User")]}, []),
-        ({"clusterrolebindings": [binding("akv.home", ("shop", "akv"))]}, []),
-        ({"clusterrolebindings": [{"metadata": {"name": "akv.home"}}]}, []),
-        ({"validatingadmissionpolicies": [policy("mine.akv.home", USER)]}, []),
-        ({"validatingadmissionpolicies": [policy("secrets.akv.shop", USER)]}, []),
-        ({"validatingadmissionpolicies": [policy("secrets.akv.home", "system:admin")]}, []),
-        ({"validatingadmissionpolicies": [{"metadata": {"name": "secrets.akv.home"}, "spec": {}}]}, []),
-        # A name with dots is the whole name.
+        ({"clusterrolebindings": [BINDING]}, [ReleaseAccount("home", "akv", "akv", "mine")]),
         (
-            {"clusterrolebindings": [binding("a.b.home", ("home", "x"))]},
+            {"validatingadmissionpolicies": [make_policy("secrets.akv.home", USER)]},
+            [ReleaseAccount("home", "akv", "akv")],
+        ),
+        # Objects that the chart does not create: another subject, another namespace or another policy in the name.
+        ({"clusterrolebindings": [make_binding("akv.home", ("home", "akv"), kind="User")]}, []),
+        ({"clusterrolebindings": [make_binding("akv.home", ("shop", "akv"))]}, []),
+        ({"clusterrolebindings": [{"metadata": {"name": "akv.home"}}]}, []),
+        ({"validatingadmissionpolicies": [make_policy("mine.akv.home", USER)]}, []),
+        ({"validatingadmissionpolicies": [make_policy("secrets.akv.shop", USER)]}, []),
+        ({"validatingadmissionpolicies": [make_policy("secrets.akv.home", "system:admin")]}, []),
+        ({"validatingadmissionpolicies": [{"metadata": {"name": "secrets.akv.home"}, "spec": {}}]}, []),
+        # The name of a release may contain dots.
+        (
+            {"clusterrolebindings": [make_binding("a.b.home", ("home", "x"))]},
             [ReleaseAccount("home", "a.b", "x", "mine")],
         ),
         (
-            {"clusterrolebindings": [REAL], "validatingadmissionpolicies": [policy("secrets.akv.home", USER)]},
+            {"clusterrolebindings": [BINDING], "validatingadmissionpolicies": [make_policy("secrets.akv.home", USER)]},
             [ReleaseAccount("home", "akv", "akv", "mine")],
         ),
     ],
@@ -98,57 +101,65 @@ def test_release_is_found_by_objects_of_administrators(
 
 
 async def test_deployment_with_only_a_label_is_no_release() -> None:
-    fakes = [deployment("aaa", "akv"), deployment("aaa", "other"), deployment("home", "other")]
-    assert await names(Cluster(*fakes, deployment("home", "akv"), clusterrolebindings=[REAL])) == ["home/akv"]
-    assert await names(Cluster(*fakes, clusterrolebindings=[REAL])) == []
-    assert await names(Cluster(*fakes)) == []
+    fakes = [make_deployment("aaa", "akv"), make_deployment("aaa", "other"), make_deployment("home", "other")]
+    assert await list_names(FakeCluster(*fakes, make_deployment("home", "akv"), clusterrolebindings=[BINDING])) == [
+        "home/akv"
+    ]
+    assert await list_names(FakeCluster(*fakes, clusterrolebindings=[BINDING])) == []
+    assert await list_names(FakeCluster(*fakes)) == []
 
 
 async def test_deployment_with_another_account_is_no_release() -> None:
-    assert await names(Cluster(deployment("home", "akv", "default"), clusterrolebindings=[REAL])) == []
+    assert await list_names(FakeCluster(make_deployment("home", "akv", "default"), clusterrolebindings=[BINDING])) == []
 
 
 async def test_leftover_binding_is_no_release() -> None:
-    left = binding("akv.aaa", ("aaa", "akv"))
-    cluster = Cluster(deployment("home", "akv"), clusterrolebindings=[left, REAL])
-    assert await names(cluster) == ["home/akv"]
+    leftover = make_binding("akv.aaa", ("aaa", "akv"))
+    cluster = FakeCluster(make_deployment("home", "akv"), clusterrolebindings=[leftover, BINDING])
+    assert await list_names(cluster) == ["home/akv"]
 
 
 async def test_several_releases_need_a_choice() -> None:
-    second = binding("akv.away", ("away", "akv"), release="theirs")
-    cluster = Cluster(deployment("home", "akv"), deployment("away", "akv"), clusterrolebindings=[REAL, second])
+    second = make_binding("akv.away", ("away", "akv"), release="theirs")
+    cluster = FakeCluster(
+        make_deployment("home", "akv"), make_deployment("away", "akv"), clusterrolebindings=[BINDING, second]
+    )
     found = await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice())
     with pytest.raises(BadInput, match=r"away/akv \(release theirs\), home/akv .*--release-namespace NAMESPACE"):
         releases.choose_release(found)
-    assert await names(cluster, namespace="home") == ["home/akv"]
-    assert await names(cluster, release="theirs") == ["away/akv"]
-    assert await names(cluster, namespace="shop") == []
+    assert await list_names(cluster, namespace="home") == ["home/akv"]
+    assert await list_names(cluster, release="theirs") == ["away/akv"]
+    assert await list_names(cluster, namespace="shop") == []
 
 
 async def test_releases_of_one_namespace_are_selected_by_name() -> None:
-    second = binding("akv2.home", ("home", "akv"), release="second")
-    cluster = Cluster(deployment("home", "akv"), deployment("home", "akv2"), clusterrolebindings=[REAL, second])
+    second = make_binding("akv2.home", ("home", "akv"), release="second")
+    cluster = FakeCluster(
+        make_deployment("home", "akv"), make_deployment("home", "akv2"), clusterrolebindings=[BINDING, second]
+    )
     with pytest.raises(BadInput, match="--release NAME"):
         releases.choose_release(
             await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice("home"))
         )
-    assert await names(cluster, namespace="home", release="second") == ["home/akv2"]
+    assert await list_names(cluster, namespace="home", release="second") == ["home/akv2"]
 
 
 async def test_namespace_that_the_caller_names_is_trusted() -> None:
-    """Name the namespace of a release without policies or cluster-wide objects."""
-    cluster = Cluster(deployment("home", "akv"), deployment("aaa", "akv"))
+    """Check a release without policies and cluster-wide objects in the namespace that the caller names."""
+    cluster = FakeCluster(make_deployment("home", "akv"), make_deployment("aaa", "akv"))
     (found,) = await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice("home"))
     assert (found.namespace, found.verified) == ("home", False)
-    # What administrators name goes first.
-    cluster = Cluster(deployment("home", "akv"), deployment("home", "fake"), clusterrolebindings=[REAL])
+    # A release that objects of administrators name has priority.
+    cluster = FakeCluster(
+        make_deployment("home", "akv"), make_deployment("home", "fake"), clusterrolebindings=[BINDING]
+    )
     (found,) = await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice("home"))
     assert (found.name, found.verified) == ("akv", True)
 
 
 async def test_caller_without_rights_on_bindings_names_the_namespace() -> None:
     refused: Any = errors.Refused("clusterrolebindings is forbidden", status=403)
-    cluster = Cluster(deployment("aaa", "akv"), deployment("home", "akv"), clusterrolebindings=refused)
+    cluster = FakeCluster(make_deployment("aaa", "akv"), make_deployment("home", "akv"), clusterrolebindings=refused)
     with pytest.raises(NotSeen, match="forbidden"):
         await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice())
-    assert await names(cluster, namespace="home") == ["home/akv"]
+    assert await list_names(cluster, namespace="home") == ["home/akv"]
