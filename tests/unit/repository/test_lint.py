@@ -15,7 +15,7 @@ WITHOUT = shutil.ignore_patterns("__pycache__", "go")
 
 @pytest.fixture(scope="module", autouse=True)
 def no_system_roots() -> None:
-    """Let the checks trust what the system trusts: on a fresh machine, the check of the workflows builds actionlint."""
+    """Override the fixture of the unit tests: building actionlint on a fresh machine needs the system certificates."""
 
 
 @pytest.fixture
@@ -34,15 +34,15 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def append(path: str, text: str) -> Callable[[Path], None]:
-    def spoil(repo: Path) -> None:
+def append_text(path: str, text: str) -> Callable[[Path], None]:
+    def add_fault(repo: Path) -> None:
         with (repo / path).open("a") as file:
             file.write(text)
 
-    return spoil
+    return add_fault
 
 
-def wrong_type(repo: Path) -> None:
+def add_wrong_type(repo: Path) -> None:
     """Use a repository of three modules, because mypy needs minutes for the whole one."""
     for folder in ("controller", "tools", "tests"):
         shutil.rmtree(repo / folder)
@@ -51,54 +51,60 @@ def wrong_type(repo: Path) -> None:
     (repo / "controller" / "module.py").write_text('number: int = "one"\n')
 
 
-def without_packages(spoil: Callable[[Path], None]) -> Callable[[Path], None]:
+def without_packages(add_fault: Callable[[Path], None]) -> Callable[[Path], None]:
     """Leave the packages out, because reading all their words takes seconds."""
 
-    def leave_out_and_spoil(repo: Path) -> None:
+    def leave_out_and_add_fault(repo: Path) -> None:
         for folder in ("controller", "tools"):
             shutil.rmtree(repo / folder)
-        spoil(repo)
+        add_fault(repo)
 
-    return leave_out_and_spoil
+    return leave_out_and_add_fault
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "ruff": (append("controller/errors.py", "import sys\n"), "F401"),
-    "format": (append("controller/errors.py", "NUMBER = (1)\n"), "1 file would be reformatted"),
-    "english": (without_packages(append("README.md", "No" + "body reads this.\n")), "README.md:"),
+    "ruff": (append_text("controller/errors.py", "import sys\n"), "F401"),
+    "format": (append_text("controller/errors.py", "NUMBER = (1)\n"), "1 file would be reformatted"),
+    "english": (without_packages(append_text("README.md", "No" + "body reads this.\n")), "README.md:"),
     "english mood": (
-        without_packages(append("module.py", 'def f() -> int:\n    """The number."""\n')),
+        without_packages(append_text("module.py", 'def f() -> int:\n    """The number."""\n')),
         "D401",
     ),
-    "spelling": (append("controller/errors.py", "# rec" + "ieved\n"), " ==> received"),
-    "mypy": (wrong_type, "Incompatible types in assignment"),
-    "imports": (append("controller/errors.py", "import tools.pki\n"), "controller.errors -> tools.pki"),
-    "generate": (append("chart/values.yaml", "more: 1\n"), "chart/values.yaml"),
-    "yamllint": (append("tests/chart/values/unrestricted.yaml", "logLevel:  debug\n"), "too many spaces after colon"),
-    "yamllint rendered": (
-        append("chart/templates/serviceaccount.yaml", "\n---\nkind:  X\nmetadata: {name: x}\n"),
+    "spelling": (append_text("controller/errors.py", "# rec" + "ieved\n"), " ==> received"),
+    "mypy": (add_wrong_type, "Incompatible types in assignment"),
+    "imports": (append_text("controller/errors.py", "import tools.pki\n"), "controller.errors -> tools.pki"),
+    "generate": (append_text("chart/values.yaml", "more: 1\n"), "chart/values.yaml"),
+    "yamllint": (
+        append_text("tests/chart/values/unrestricted.yaml", "logLevel:  debug\n"),
         "too many spaces after colon",
     ),
-    "helm": (append("chart/templates/serviceaccount.yaml", "{{ .Values.nothing.at.all }}\n"), "nil pointer"),
-    "workflows": (append(".github/workflows/ci.yml", "    - run: echo ${{ nothing.at.all }}\n"), "undefined variable"),
+    "yamllint rendered": (
+        append_text("chart/templates/serviceaccount.yaml", "\n---\nkind:  X\nmetadata: {name: x}\n"),
+        "too many spaces after colon",
+    ),
+    "helm": (append_text("chart/templates/serviceaccount.yaml", "{{ .Values.nothing.at.all }}\n"), "nil pointer"),
+    "workflows": (
+        append_text(".github/workflows/ci.yml", "    - run: echo ${{ nothing.at.all }}\n"),
+        "undefined variable",
+    ),
     "workflows unpinned": (
-        append(".github/workflows/ci.yml", "    - uses: actions/checkout@v7\n"),
+        append_text(".github/workflows/ci.yml", "    - uses: actions/checkout@v7\n"),
         "unpinned-uses",
     ),
-    "workflows schema": (append(".github/workflows/nightly.yml", "more: 1\n"), "unexpected key"),
+    "workflows schema": (append_text(".github/workflows/nightly.yml", "more: 1\n"), "unexpected key"),
     "workflows renovate": (
         lambda repo: (repo / ".github" / "renovate.json").write_text('{"osvVulnerabilityAlerts": "yes"}'),
         "osvVulnerabilityAlerts",
     ),
-    "ct": (append("chart/Chart.yaml", "unheardOf: 1\n"), "unheardOf"),
+    "ct": (append_text("chart/Chart.yaml", "unheardOf: 1\n"), "unheardOf"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_check_fails_on_its_fault(name: str, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check = name.split()[0]
-    spoil, finding = FAULTS[name]
-    spoil(repo)
+    add_fault, finding = FAULTS[name]
+    add_fault(repo)
     assert lint.main([check]) == 1
     out, err = capsys.readouterr()
     assert out.startswith(f"FAILED {check} ")

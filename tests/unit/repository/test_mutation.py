@@ -21,7 +21,7 @@ from tests.support.pids import wait_until_gone
 SCHEDULE = "tests/unit/runtime/test_backoff.py"
 
 
-def changes(source: str) -> set[str]:
+def list_changes(source: str) -> set[str]:
     return {f"{mutant.before} => {mutant.after}" for mutant in mutants_of("m", source)}
 
 
@@ -50,7 +50,7 @@ def changes(source: str) -> set[str]:
     ],
 )
 def test_line_has_its_mutants(line: str, expected: set[str]) -> None:
-    assert changes(f"def function(a, b, c):\n    {line}\n") == {f"{line} => {new}" for new in expected}
+    assert list_changes(f"def function(a, b, c):\n    {line}\n") == {f"{line} => {new}" for new in expected}
 
 
 def test_conditions_loops_and_handlers_are_mutated_in_their_own_line() -> None:
@@ -58,7 +58,7 @@ def test_conditions_loops_and_handlers_are_mutated_in_their_own_line() -> None:
         "def function(a):\n    while a:\n        try:\n            if a:\n                continue\n"
         "        except (A, B):\n            break\n"
     )
-    assert changes(source) == {
+    assert list_changes(source) == {
         "while a: => while False:",
         "if a: => if True:",
         "if a: => if False:",
@@ -109,7 +109,7 @@ def test_hanging_child_is_stopped_with_its_children(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpu", "waits", "killed"),
+    ("cpu_seconds", "wait_seconds", "killed"),
     [
         pytest.param(0.0, 0.0, False, id="normal"),
         pytest.param(0.0, 0.2, False, id="busy machine"),
@@ -118,19 +118,19 @@ def test_hanging_child_is_stopped_with_its_children(tmp_path: Path) -> None:
     ],
 )
 def test_cpu_time_stops_a_test_long_before_elapsed_time_does(
-    monkeypatch: pytest.MonkeyPatch, cpu: float, waits: float, killed: bool
+    monkeypatch: pytest.MonkeyPatch, cpu_seconds: float, wait_seconds: float, killed: bool
 ) -> None:
     monkeypatch.setattr("tests.mutation.pytest_runs.MIN_CPU", 0.1)
     monkeypatch.setattr("tests.mutation.pytest_runs.MIN_WALL", 0.4)
 
-    def use(**_: object) -> None:
-        ends = time.process_time() + cpu
+    def use_cpu_and_wait(**_: object) -> None:
+        ends = time.process_time() + cpu_seconds
         while time.process_time() < ends:
             pass
-        time.sleep(waits)
+        time.sleep(wait_seconds)
 
     def run_test(_write: object) -> int:
-        config = SimpleNamespace(hook=SimpleNamespace(pytest_runtest_protocol=use))
+        config = SimpleNamespace(hook=SimpleNamespace(pytest_runtest_protocol=use_cpu_and_wait))
         item: Any = SimpleNamespace(nodeid="t", config=config)
         return int(not FailFastPlugin().run([item], {"t": Usage(0.0, 0.0)}))
 
@@ -156,7 +156,7 @@ def test_record_of_a_test_expires_if_it_or_its_modules_change(
     assert (coverage_map.read_record(tmp_path / "tests/test_m.py") is None) == (changed is not None)
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def run_mutation(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "tests.mutation", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
@@ -164,14 +164,14 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_detected_mutant_is_killed_and_the_work_tree_is_unchanged() -> None:
     path = module_path("runtime.backoff")
     before = path.read_bytes(), path.stat().st_mtime_ns
-    done = run("--module", "runtime.backoff", "--function", "random_offset", "--tests", SCHEDULE)
+    done = run_mutation("--module", "runtime.backoff", "--function", "random_offset", "--tests", SCHEDULE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].split() == ["runtime.backoff", "3", "3", "0", "0", "0", "100.0"]
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
 def test_surviving_mutant_is_printed_and_fails_the_run() -> None:
-    done = run(
+    done = run_mutation(
         "--module", "runtime.backoff", "--function", "random_offset", "--tests", "tests/unit/runtime/test_zeroize.py"
     )
     assert done.returncode == 1, done.stdout + done.stderr
@@ -179,6 +179,6 @@ def test_surviving_mutant_is_printed_and_fails_the_run() -> None:
 
 
 def test_unknown_module_is_refused_with_a_list_of_modules() -> None:
-    done = run("--module", "plam")
+    done = run_mutation("--module", "plam")
     assert (done.returncode, done.stdout) == (2, "")
     assert "controller/ has no module 'plam'; it has: __main__, akvsync.children" in " ".join(done.stderr.split())

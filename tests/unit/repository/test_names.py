@@ -1,4 +1,4 @@
-"""Names: a class is a noun phrase, a function is a verb phrase. The share of one-word names does not grow.
+"""Test names: a class is a noun phrase, a function is a verb phrase. The share of one-word names does not grow.
 
 Single nouns and verbs of the field, such as `Informer` or `main`, are allowed.
 """
@@ -24,15 +24,15 @@ HIGHEST = {
     ("tests/support", "classes"): 21,
 }
 MAX_TEST_NAME = 76
-# The name of a test is no sentence: it begins with the condition or the subject.
+# After `test_`, a name begins with the condition or the subject, and not with one of these words.
 ARTICLES = {"a", "an", "the", "it", "its", "what", "who", "where"}
 
 
-def words(name: str) -> list[str]:
+def split_name(name: str) -> list[str]:
     return [word for word in re.split(r"_+|(?<=[a-z0-9])(?=[A-Z])", name) if word]
 
 
-def names(folder: str, kind: str) -> Iterator[str]:
+def list_names(folder: str, kind: str) -> Iterator[str]:
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(sources.parse(path.read_text())):
             if kind == "classes" and isinstance(node, ast.ClassDef):
@@ -43,8 +43,8 @@ def names(folder: str, kind: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(("folder", "kind"), HIGHEST)
 def test_share_of_one_word_names_does_not_grow(folder: str, kind: str) -> None:
-    counted = [name for name in names(folder, kind) if not name.startswith("__") and name not in FIELD]
-    single = [name for name in counted if len(words(name)) == 1]
+    counted = [name for name in list_names(folder, kind) if not name.startswith("__") and name not in FIELD]
+    single = [name for name in counted if len(split_name(name)) == 1]
     assert len(counted) > (40 if folder == "tests/support" else 100)
     assert 100 * len(single) / len(counted) <= HIGHEST[folder, kind], sorted(single)
 
@@ -53,14 +53,14 @@ def test_share_of_one_word_names_does_not_grow(folder: str, kind: str) -> None:
     ("name", "count"), [("get", 1), ("_get", 1), ("get_key", 2), ("_Key", 1), ("WorkQueue", 2), ("AKVSync", 1)]
 )
 def test_name_is_split_into_its_words(name: str, count: int) -> None:
-    assert len(words(name)) == count
+    assert len(split_name(name)) == count
 
 
 @pytest.mark.parametrize("folder", ["unit", "chart", "cluster", "node", "hostile", "logs"])
 def test_test_names_state_condition_and_result_in_few_words(folder: str) -> None:
-    found = [name for name in names(f"tests/{folder}", "functions") if name.startswith("test_")]
+    found = [name for name in list_names(f"tests/{folder}", "functions") if name.startswith("test_")]
     assert found
-    assert [name for name in found if len(name) > MAX_TEST_NAME or words(name)[1] in ARTICLES] == []
+    assert [name for name in found if len(name) > MAX_TEST_NAME or split_name(name)[1] in ARTICLES] == []
 
 
 @pytest.mark.parametrize("folder", ["controller", "tools"])

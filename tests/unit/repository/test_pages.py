@@ -56,10 +56,10 @@ def test_blocks_are_of_a_kind_that_is_tested(page: str) -> None:
 
 def test_page_for_offline_sites_uses_only_the_release() -> None:
     page = (ROOT / "docs" / "air-gapped.md").read_text()
-    carried = page.partition("## Verify the release")[2]
-    typed = "\n".join(block.text for block in list_blocks("docs/air-gapped.md") if block.text in carried)
-    assert "release/render " in typed
-    assert not re.search(r"(^|\s)(tools/|make |pip |chart/)", typed)
+    after_download = page.partition("## Verify the release")[2]
+    commands = "\n".join(block.text for block in list_blocks("docs/air-gapped.md") if block.text in after_download)
+    assert "release/render " in commands
+    assert not re.search(r"(^|\s)(tools/|make |pip |chart/)", commands)
 
 
 @pytest.mark.parametrize("manifest", [sse_guide.SERVICE_ACCOUNT, sse_guide.PROVIDER_CLASS, sse_guide.SECRET_SYNC])
@@ -81,28 +81,28 @@ def test_arc_page_has_all_commands_of_a_release() -> None:
     assert set(re.findall(r"```console\n(.*?)```", made, re.DOTALL)) - shown == set()
 
 
-def options(command: str) -> set[str]:
+def list_options(command: str) -> set[str]:
     return {word for word in shlex.split(command) if word.startswith("--")}
 
 
 def test_azure_commands_have_the_options_of_the_doctors() -> None:
     identity = Identity("my-namespace", "my-service-account", "a-client", "a-tenant")
     shown = "\n".join(block.text for block in list_blocks("docs/install.md")).replace("\\\n", " ").splitlines()
-    for said in (checks.federated_credential(identity, "https://issuer.example"), checks.role(identity, "a-vault")):
-        start = said.partition(" --")[0]
-        assert options(said) in [options(line) for line in shown if line.startswith(start)]
+    for command in (checks.federated_credential(identity, "https://issuer.example"), checks.role(identity, "a-vault")):
+        start = command.partition(" --")[0]
+        assert list_options(command) in [list_options(line) for line in shown if line.startswith(start)]
 
 
-def akvsync_of(page: str) -> dict[str, Any]:
+def read_akvsync(page: str) -> dict[str, Any]:
     documents = (yaml.safe_load_all(block.text) for block in list_blocks(page) if block.language == "yaml")
     [found] = [document["spec"] for some in documents for document in some if document.get("kind") == "AKVSync"]
     return dict(found)
 
 
 def test_example_of_the_readme_is_part_of_a_tested_one() -> None:
-    shown, run = akvsync_of("README.md"), akvsync_of("docs/secretsyncs.md")
-    assert [each for each in shown.pop("objects") if each not in run["objects"]] == []
-    assert shown.items() < run.items()
+    shown, tested = read_akvsync("README.md"), read_akvsync("docs/secretsyncs.md")
+    assert [each for each in shown.pop("objects") if each not in tested["objects"]] == []
+    assert shown.items() < tested.items()
 
 
 def test_values_on_pages_exist() -> None:
@@ -121,7 +121,7 @@ def test_figures_of_the_comparison_are_on_the_performance_page() -> None:
     figures = (ROOT / "docs/performance.md").read_text().partition("## Figures at a glance")[2].partition("\n## ")[0]
     table = (ROOT / "docs" / "comparison.md").read_text().partition("## Figures")[2]
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
-    numbers = {number for _, ours, *_ in rows for number in re.findall(r"\d[\d.,]+", ours)}
+    numbers = {number for _, our_figure, *_ in rows for number in re.findall(r"\d[\d.,]+", our_figure)}
     assert len(numbers) > 4
     assert {number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", figures)} == set()
 

@@ -12,7 +12,7 @@ MAX_NOT_REWRITTEN = 0
 RULES = plain_english.LanguageRules.read()
 
 
-def find(tmp_path: Path, name: str, text: str) -> list[str]:
+def find_violations(tmp_path: Path, name: str, text: str) -> list[str]:
     (tmp_path / name).write_text(text)
     return plain_english.check(tmp_path, RULES)
 
@@ -49,7 +49,7 @@ def test_each_file_not_rewritten_exists() -> None:
     ],
 )
 def test_forbidden_phrase_or_mood_is_found(name: str, text: str, found: str, tmp_path: Path) -> None:
-    (line,) = find(tmp_path, name, text)
+    (line,) = find_violations(tmp_path, name, text)
     assert line.startswith(found)
 
 
@@ -64,7 +64,7 @@ def test_forbidden_phrase_or_mood_is_found(name: str, text: str, found: str, tmp
     ],
 )
 def test_other_names_and_usual_meanings_pass(name: str, text: str, tmp_path: Path) -> None:
-    assert find(tmp_path, name, text) == []
+    assert find_violations(tmp_path, name, text) == []
 
 
 def test_exempt_file_with_findings_passes_and_one_without_is_named() -> None:

@@ -1,4 +1,4 @@
-"""The files that a contributor's tools and the code host read."""
+"""Test the files that a contributor's tools and the code host read."""
 
 import configparser
 import re
@@ -10,8 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[3]
 
 
-def tracked() -> list[Path]:
-    """Return the text files of the repository."""
+def list_tracked_files() -> list[Path]:
+    """Return the files that git tracks."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
@@ -30,7 +30,7 @@ def test_files_follow_the_editorconfig() -> None:
     parser.read_string("[root]\n" + (ROOT / ".editorconfig").read_text())
     every = parser["*"]
     assert (every["charset"], every["end_of_line"]) == ("utf-8", "lf")
-    for path in tracked():
+    for path in list_tracked_files():
         if path.suffix not in (".py", ".md", ".yml", ".yaml", ".toml", ".j2", ".tpl"):
             continue
         lines = path.read_bytes().split(b"\n")

@@ -26,5 +26,5 @@ def test_each_promise_names_a_test(promise: str) -> None:
 def test_security_page_is_short_and_names_tests_with_their_files() -> None:
     assert len(PROMISES) > 10
     assert len(TEXT.splitlines()) < 200
-    # Whatever looks like a test's name is one that was looked for above.
+    # Each name of a test has its file, so `NAMED` finds it.
     assert len(re.findall(r"test_\w+", NAMED.sub("", TEXT))) == 0

@@ -1,7 +1,7 @@
 """Test the imports of the controller's start and their memory. The test prints the table.
 
-Each package is imported in this order in one process, so a package's share is what those before it do not have. Python
-runs as in the image. Only the image lacks charset_normalizer (3 MiB), which `azure.identity.aio` loads here.
+One process imports the packages in this order, so the share of a package has nothing that an earlier package loaded.
+Python runs as in the image. The image lacks charset_normalizer (3 MiB), which `azure.identity.aio` loads here.
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ import pytest
 from tools.pods.pod_process import IMAGE_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[3]
-# MiB that each import may take. When the table was made, they took a fifth or a MiB less, and 58 together.
+# The most MiB that each import may take. The measured values were lower by a fifth or by one MiB; their sum was 58 MiB.
 MEMORY = {
     "asyncio": 11.0,
     "ssl": 2.5,
@@ -31,7 +31,7 @@ MEMORY = {
     "controller.__main__": 1.5,
     "controller.app": 4.0,
 }
-ALL = 62.0
+MAX_TOTAL = 62.0
 # Distributions that may be loaded at start.
 LOADED = {
     "aiohappyeyeballs",
@@ -89,7 +89,7 @@ print(json.dumps([costs, before, sorted(set(sys.modules) - bare)]))
 def started() -> tuple[dict[str, float], float, list[str]]:
     words = [sys.executable, "-P", "-c", PROGRAM, *MEMORY]
     env = IMAGE_ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
-    for _ in range(2):  # the first one can have to compile modules, which takes memory
+    for _ in range(2):  # the first run may compile modules, which takes memory
         done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     costs, resident, modules = json.loads(done.stdout)
     return costs, resident, modules
@@ -106,12 +106,12 @@ def test_each_import_takes_no_more_memory_than_its_row_says(
             "| import | MiB | at most |",
             "| --- | --- | --- |",
             *rows,
-            f"| all | {resident:.1f} | {ALL} |",
+            f"| all | {resident:.1f} | {MAX_TOTAL} |",
             "",
         ]
         sys.stdout.write("\n".join(table))
-    assert {name: cost for name, cost in costs.items() if cost > MEMORY.get(name, ALL)} == {}
-    assert resident <= ALL
+    assert {name: cost for name, cost in costs.items() if cost > MEMORY.get(name, MAX_TOTAL)} == {}
+    assert resident <= MAX_TOTAL
 
 
 def test_no_other_distribution_is_loaded_at_start(started: tuple[dict[str, float], float, list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""The checks at the end of the pytest session, over what all modules of tests/cluster recorded."""
+"""Test the checks at the end of a pytest session. They use the records of all modules of tests/cluster."""
 
 import os
 import subprocess
@@ -14,37 +14,39 @@ ROOT = Path(__file__).resolve().parents[3]
 GET, PATCH = Permission("*", "get", "", "secrets"), Permission("*", "patch", "", "secrets")
 
 
-def record(module: str, granted: set[Permission], used: set[Permission], *leaks: str) -> ModuleRecord:
+def make_record(module: str, granted: set[Permission], used: set[Permission], *leaks: str) -> ModuleRecord:
     return ModuleRecord(module, frozenset(granted), frozenset(used), leaks)
 
 
-def problems(*records: ModuleRecord, is_complete: bool = True) -> list[str]:
+def list_problems(*records: ModuleRecord, is_complete: bool = True) -> list[str]:
     return [result.problem for result in check(records, is_complete=is_complete) if result.problem]
 
 
 def test_records_are_unchanged_after_encoding_and_decoding() -> None:
-    records = [record("a", {GET}, set(), "a value is in x"), record("b", {PATCH}, {PATCH})]
+    records = [make_record("a", {GET}, set(), "a value is in x"), make_record("b", {PATCH}, {PATCH})]
     assert decode(encode(records)) == records
 
 
 def test_rights_used_by_different_modules_are_combined() -> None:
-    assert problems(record("a", {GET, PATCH}, {GET}), record("b", {GET, PATCH}, {PATCH})) == []
+    assert list_problems(make_record("a", {GET, PATCH}, {GET}), make_record("b", {GET, PATCH}, {PATCH})) == []
 
 
 def test_right_that_no_module_used_fails_a_complete_run_only() -> None:
-    records = record("a", {GET, PATCH}, {GET}), record("b", {GET, PATCH}, {GET})
-    assert problems(*records) == [f"granted and not used by any test: {PATCH}"]
-    assert problems(*records, is_complete=False) == []
+    records = make_record("a", {GET, PATCH}, {GET}), make_record("b", {GET, PATCH}, {GET})
+    assert list_problems(*records) == [f"granted and not used by any test: {PATCH}"]
+    assert list_problems(*records, is_complete=False) == []
 
 
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_right_that_was_not_granted_fails_any_run(is_complete: bool) -> None:
-    found = problems(record("a", {GET}, {GET, PATCH}), is_complete=is_complete)
+    found = list_problems(make_record("a", {GET}, {GET, PATCH}), is_complete=is_complete)
     assert found == [f"a: used without being granted: {PATCH}"]
 
 
 def test_exposed_value_names_module_and_place() -> None:
-    assert problems(record("a", set(), set()), record("b", set(), set(), "a value is in x")) == ["b: a value is in x"]
+    assert list_problems(make_record("a", set(), set()), make_record("b", set(), set(), "a value is in x")) == [
+        "b: a value is in x"
+    ]
 
 
 MODULE = """
@@ -61,7 +63,7 @@ HOOKS = "pytest_configure, pytest_deselected, pytest_testnodedown, pytest_sessio
 
 
 @pytest.mark.parametrize(
-    ("workers", "modules", "leaks", "code", "said"),
+    ("workers", "modules", "leaks", "code", "words"),
     [
         ("0", ("a", "b"), (), 0, ["4 passed"]),
         ("2", ("a", "b"), (), 0, ["4 passed"]),
@@ -79,7 +81,7 @@ HOOKS = "pytest_configure, pytest_deselected, pytest_testnodedown, pytest_sessio
     ids=["in one process", "with workers", "a right is not used, and a value is exposed"],
 )
 def test_session_ends_with_the_checks_over_all_workers(
-    tmp_path: Path, workers: str, modules: tuple[str, ...], leaks: tuple[str, ...], code: int, said: list[str]
+    tmp_path: Path, workers: str, modules: tuple[str, ...], leaks: tuple[str, ...], code: int, words: list[str]
 ) -> None:
     (tmp_path / "conftest.py").write_text(
         f"from tests.conftest import pytest_addoption\nfrom tests.cluster.conftest import {HOOKS}\n"
@@ -89,5 +91,5 @@ def test_session_ends_with_the_checks_over_all_workers(
     command = [sys.executable, "-P", "-m", "pytest", "-c", os.devnull, "--rootdir", str(tmp_path)]
     command += ["-p", "no:cacheprovider", "-n", workers, "--dist", "loadfile", "--granted-equals-used", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert all(each in done.stdout for each in said), done.stdout + done.stderr
+    assert all(each in done.stdout for each in words), done.stdout + done.stderr
     assert done.returncode == code

@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("controller", "tools", "tests")
 POOLS = ("ThreadPoolExecutor", "ProcessPoolExecutor")
 OPEN_POOLS = {"controller/observability/http_server.py": "it lives as long as the server, whose stop() shuts it down"}
-"""Files with a pool that no `with` statement ends, and why."""
+"""The files with a pool that no `with` statement ends, and the reasons."""
 
 
-def called(call: ast.expr) -> str:
+def get_called_name(call: ast.expr) -> str:
     """Return the last name of a call: `Thread` for `threading.Thread`, or nothing if the callee has no name."""
     match call:
         case ast.Attribute(attr=name) | ast.Name(id=name):
@@ -28,7 +28,7 @@ def is_true(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is True
 
 
-def made_daemons(tree: ast.AST) -> set[str]:
+def find_daemons(tree: ast.AST) -> set[str]:
     """Return the targets X of the statements `X.daemon = True`."""
     return {
         ast.unparse(target.value)
@@ -39,7 +39,7 @@ def made_daemons(tree: ast.AST) -> set[str]:
     }
 
 
-def programs(tree: ast.AST) -> Iterator[ast.AST]:
+def find_programs(tree: ast.AST) -> Iterator[ast.AST]:
     """Yield the module, and each program that it holds as a string."""
     yield tree
     for node in ast.walk(tree):
@@ -54,21 +54,21 @@ def programs(tree: ast.AST) -> Iterator[ast.AST]:
                 continue
 
 
-def waited_for(source: str) -> list[str]:
+def find_waited_threads(source: str) -> list[str]:
     """Return the code that creates threads for which a process would wait at its end."""
-    if not re.search(r"Thread|Timer|ProcessPool", source):  # to parse takes a thousand times as long
+    if not re.search(r"Thread|Timer|ProcessPool", source):  # parsing takes a thousand times as long
         return []
-    return [problem for tree in programs(sources.parse(source)) for problem in _waited_for(tree)]
+    return [problem for tree in find_programs(sources.parse(source)) for problem in _find_waited_threads(tree)]
 
 
-def _waited_for(tree: ast.AST) -> Iterator[str]:
+def _find_waited_threads(tree: ast.AST) -> Iterator[str]:
     entered = {
         item.context_expr
         for node in ast.walk(tree)
         if isinstance(node, ast.With | ast.AsyncWith)
         for item in node.items
     }
-    daemons = made_daemons(tree)
+    daemons = find_daemons(tree)
     timers = {
         node.value
         for node in ast.walk(tree)
@@ -76,15 +76,15 @@ def _waited_for(tree: ast.AST) -> Iterator[str]:
     }
     for node in ast.walk(tree):
         match node:
-            case ast.ClassDef(bases=bases) if {"Thread", "Timer"} & set(map(called, bases)):
+            case ast.ClassDef(bases=bases) if {"Thread", "Timer"} & set(map(get_called_name, bases)):
                 if "super().__init__(daemon=True)" not in ast.unparse(node):
                     yield f"class {node.name}"
-            case ast.Call() if called(node.func) == "Thread":
+            case ast.Call() if get_called_name(node.func) == "Thread":
                 if not any(keyword.arg == "daemon" and is_true(keyword.value) for keyword in node.keywords):
                     yield ast.unparse(node)
-            case ast.Call() if called(node.func) == "Timer" and node not in timers:
+            case ast.Call() if get_called_name(node.func) == "Timer" and node not in timers:
                 yield ast.unparse(node)
-            case ast.Call() if called(node.func) in POOLS and node not in entered:
+            case ast.Call() if get_called_name(node.func) in POOLS and node not in entered:
                 yield ast.unparse(node)
 
 
@@ -93,7 +93,7 @@ def test_no_process_waits_for_a_thread_at_its_end() -> None:
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = str(path.relative_to(ROOT))
-            if path != Path(__file__) and (problems := waited_for(path.read_text())):
+            if path != Path(__file__) and (problems := find_waited_threads(path.read_text())):
                 found[name] = problems
     assert {name: problems for name, problems in found.items() if name not in OPEN_POOLS} == {}
     assert {name: len(problems) for name, problems in found.items()} == dict.fromkeys(OPEN_POOLS, 1)
@@ -114,7 +114,7 @@ def test_no_process_waits_for_a_thread_at_its_end() -> None:
     ],
 )
 def test_thread_that_delays_the_end_is_found(source: str) -> None:
-    assert len(waited_for(source)) == 1
+    assert len(find_waited_threads(source)) == 1
 
 
 @pytest.mark.parametrize(
@@ -128,4 +128,4 @@ def test_thread_that_delays_the_end_is_found(source: str) -> None:
     ],
 )
 def test_thread_that_ends_with_the_process_is_allowed(source: str) -> None:
-    assert waited_for(source) == []
+    assert find_waited_threads(source) == []
