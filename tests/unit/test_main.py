@@ -94,7 +94,9 @@ async def test_unknown_subcommand_is_refused_with_the_known_ones() -> None:
         ({}, ["run in a pod or set KUBECONFIG"]),
     ],
 )
-async def test_unusable_setting_is_one_readable_line_and_exit_2(environment: dict[str, str], words: list[str]) -> None:
+async def test_unusable_setting_is_reported_in_one_line_with_exit_code_2(
+    environment: dict[str, str], words: list[str]
+) -> None:
     code, out, err = await run_until_exit(**environment)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -109,13 +111,13 @@ async def test_argument_overrides_the_environment() -> None:
     assert "LOG_LEVEL is 'loud'" in err
 
 
-async def test_unknown_argument_is_exit_2() -> None:
+async def test_unknown_argument_ends_with_exit_code_2() -> None:
     code, _, err = await run_until_exit("--nonsense")
     assert code == 2
     assert "--nonsense" in err
 
 
-async def test_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> None:
+async def test_port_in_use_is_reported_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -253,7 +255,7 @@ async def test_akvsyncs_are_listed_only_if_they_are_enabled(akv_sync: str, enabl
     assert any("/akvsyncs" in request.path for request in server.requests) is enabled
 
 
-async def test_without_the_akvsync_crd_the_controller_becomes_ready(tmp_path: Path) -> None:
+async def test_controller_becomes_ready_without_the_akvsync_crd(tmp_path: Path) -> None:
     async with run_api_server() as server:
         server.default_response = lambda request: (
             error_response(404) if "/akvsyncs" in request.path else answer_as_empty_cluster(request)

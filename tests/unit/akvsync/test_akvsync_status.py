@@ -194,9 +194,7 @@ def make_status(generation: int = 3, listed: datetime | None = None) -> AKVSyncS
         (msgspec.structs.replace(make_status(3), last_list_time="yesterday"), None),
     ],
 )
-def test_last_list_counts_for_the_generation_that_it_was_made_for(
-    status: AKVSyncStatus, expected: float | None
-) -> None:
+def test_last_list_is_used_only_for_its_generation(status: AKVSyncStatus, expected: float | None) -> None:
     akv = msgspec.structs.replace(akv_sync([{"secretInAKV": "a"}]), metadata=META, status=status)
     found = listed_ago(akv, NOON)
     assert (found, type(found)) == (expected, type(expected))

@@ -215,7 +215,7 @@ def test_object_that_another_entry_names_is_not_kept() -> None:
     }
 
 
-def test_bytes_of_explicit_entries_leave_fewer_to_selected_objects() -> None:
+def test_bytes_of_explicit_entries_reduce_the_limit_of_selected_objects() -> None:
     own = {"secretInAKV": "own", "annotations": {"note": "x" * (MAX_GENERATED - 10_000)}}
     generated = expand_selection(akv_sync([own, SHOP]), make_vault(*(f"shop-{number}" for number in range(20))))
     assert 1 < len(generated.syncs) < 20

@@ -167,5 +167,5 @@ def test_failing_keys_become_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("message", ["[{", "[{}]", '[{"status":"failed"}]', "4 keys written from Key Vault shop"])
-def test_any_other_message_stays_readable(message: str) -> None:
+def test_any_other_message_is_returned_as_text(message: str) -> None:
     assert isinstance(in_akvsync_terms(message), str)

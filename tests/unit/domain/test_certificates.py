@@ -366,7 +366,7 @@ def test_key_that_fits_a_certificate_is_used_of_several(others: list[str]) -> No
         assert [NAMES[item] for item in bundle.chain] == ["LEAF", "ISSUING"]
 
 
-def test_other_blocks_survive_reordering() -> None:
+def test_reordering_keeps_the_other_blocks() -> None:
     others = [f"-----BEGIN {label}-----\naGVsbG8=\n-----END {label}-----\n" for label in ("X509 CRL", "DH PARAMETERS")]
     bundle = parse_text(others[0] + join_pem([ISSUING, LEAF]) + others[1] + LEAF.key_pem)
     assert not bundle.in_order

@@ -84,7 +84,7 @@ def test_property_of_a_certificate_is_unchanged() -> None:
     assert decoded.value.reveal() == text.encode()
 
 
-def test_properties_of_one_value_fail_alone() -> None:
+def test_error_of_one_property_does_not_affect_the_others() -> None:
     wanted = {
         key: ObjectVersionRef(VaultObject(name="web", alias=f"web_{key}", property_path=key))
         for key in ("n", "nope", "hex")
@@ -148,7 +148,7 @@ def test_value_that_is_not_a_login_is_refused(value: str, words: str) -> None:
         (LEAF.key_pem + LEAF.pem + ISSUING.pem + SELF_SIGNED.pem, ISSUING.pem),
     ],
 )
-def test_chain_comes_without_the_leaf(value: str, expected: str) -> None:
+def test_chain_does_not_contain_the_leaf(value: str, expected: str) -> None:
     assert decode_key(value, ObjectPart.ISSUERS) == expected.encode()
 
 
@@ -230,7 +230,7 @@ def test_value_that_cannot_be_expanded_fails_as_a_whole(value: str, words: str) 
     assert CANARY not in found["k" + EXPANDED_SUFFIX]
 
 
-def test_key_that_is_mapped_by_itself_stays() -> None:
+def test_explicitly_mapped_key_is_not_replaced_by_a_property() -> None:
     web = ObjectVersionRef(VaultObject(name="web", alias="all", expand=True))
     found = decode_keys(
         '{"user": "me", "pw": 1}', {"x" + EXPANDED_SUFFIX: web, "user": ObjectVersionRef(VaultObject(name="web"))}
@@ -240,7 +240,7 @@ def test_key_that_is_mapped_by_itself_stays() -> None:
     assert found["x" + EXPANDED_SUFFIX] == "properties that are mapped twice: user; rename or unmap them"
 
 
-def test_property_of_the_first_of_two_expanded_items_counts() -> None:
+def test_property_of_the_first_of_two_expanded_items_is_used() -> None:
     first, second, third = make_fetched("1"), make_fetched("2", updated=NOON), make_fetched("3")
     items = {"x/*": {"a": first}, "y/*": {"a": second, "b": second}, "z/*": {"c": third}}
     found = flatten_expanded(items, {key: ExpandedValues(properties) for key, properties in items.items()})
@@ -301,7 +301,7 @@ def test_expanded_object_outside_its_dates_is_warned_of_once() -> None:
     assert len(value_warnings("shop", wanted, found)) == 1
 
 
-def test_no_pfx_is_opened_for_a_property_alone() -> None:
+def test_pfx_is_not_opened_for_a_plain_property() -> None:
     found = make_fetched(LEAF.pem, content_type="application/x-pkcs12", of_certificate=True)
     assert needs_bundle(ObjectVersionRef(VaultObject(name="web")), found)
     assert needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a")), found) is False

@@ -297,7 +297,7 @@ def test_pfx_that_was_not_opened_fails_so_that_another_attempt_follows() -> None
     assert all(isinstance(item, UnopenedPfx) and item.__traceback__ is None for item in found.values())
 
 
-def test_error_of_one_key_leaves_the_other_keys() -> None:
+def test_error_of_one_key_does_not_affect_the_other_keys() -> None:
     wanted = {key: ObjectVersionRef(VaultObject(name=key)) for key in ("a", "b", "c")}
     read: dict[ObjectVersionRef, VaultValue | ControllerError] = {
         wanted["a"]: ObjectError("gone"),

@@ -17,154 +17,152 @@ HISTORY = VaultObject(name="user", history=3)
 HISTORY_OF_TWO = VaultObject(name="user", history=2)
 
 
-def make_known_version(
+def make_known(
     object_name: str = "secret/user", version: str = "v1", updated: str = "2030-01-01T12:00:05Z"
 ) -> ObjectVersion:
     return ObjectVersion(target_key="k", object=object_name, version=version, updated=updated)
 
 
-def list_object(
+def make_list_snapshot(
     name: str = "user", updated: datetime | None = THEN, enabled: bool = True, kind: str = "secret"
 ) -> VaultSnapshot:
     return VaultSnapshot(listed={kind: {name: ListedObject(updated, enabled)}})
 
 
-def list_versions(*ids: str) -> VaultSnapshot:
+def make_versions_snapshot(*ids: str) -> VaultSnapshot:
     return VaultSnapshot(versions={HISTORY: ids})
 
 
 @pytest.mark.parametrize(
     ("snapshot", "wanted", "before", "stale"),
     [
-        pytest.param(list_object(), ObjectVersionRef(USER), [make_known_version()], False, id="equal"),
-        pytest.param(list_object(), ObjectVersionRef(USER), [], True, id="never synced"),
+        pytest.param(make_list_snapshot(), ObjectVersionRef(USER), [make_known()], False, id="equal"),
+        pytest.param(make_list_snapshot(), ObjectVersionRef(USER), [], True, id="never synced"),
         pytest.param(
-            list_object(),
+            make_list_snapshot(),
             ObjectVersionRef(USER),
-            [make_known_version(object_name="secret/other")],
+            [make_known(object_name="secret/other")],
             True,
             id="another object",
         ),
         pytest.param(
-            list_object(),
+            make_list_snapshot(),
             ObjectVersionRef(USER),
-            [make_known_version(object_name="secret/user/0")],
+            [make_known(object_name="secret/user/0")],
             True,
             id="had a history before",
         ),
         pytest.param(
-            list_object(updated=THEN + timedelta(seconds=1)),
+            make_list_snapshot(updated=THEN + timedelta(seconds=1)),
             ObjectVersionRef(USER),
-            [make_known_version()],
+            [make_known()],
             True,
             id="updated later",
         ),
         pytest.param(
-            list_object(updated=THEN - timedelta(days=1)),
+            make_list_snapshot(updated=THEN - timedelta(days=1)),
             ObjectVersionRef(USER),
-            [make_known_version()],
+            [make_known()],
             True,
             id="restored from a backup",
         ),
         pytest.param(
-            list_object(updated=THEN + timedelta(microseconds=9)),
+            make_list_snapshot(updated=THEN + timedelta(microseconds=9)),
             ObjectVersionRef(USER),
-            [make_known_version()],
+            [make_known()],
             False,
             id="less than a second later",
         ),
         pytest.param(
-            list_object(updated=None), ObjectVersionRef(USER), [make_known_version()], True, id="list without a time"
+            make_list_snapshot(updated=None), ObjectVersionRef(USER), [make_known()], True, id="list without a time"
         ),
         pytest.param(
-            list_object(updated=None),
+            make_list_snapshot(updated=None),
             ObjectVersionRef(USER),
-            [make_known_version(updated="")],
+            [make_known(updated="")],
             True,
             id="list and status without a time",
         ),
         pytest.param(
-            list_object(),
+            make_list_snapshot(),
             ObjectVersionRef(USER),
-            [make_known_version(updated="")],
+            [make_known(updated="")],
             True,
             id="fetched within the second",
         ),
-        pytest.param(list_object(enabled=False), ObjectVersionRef(USER), [make_known_version()], True, id="disabled"),
-        pytest.param(VaultSnapshot(), ObjectVersionRef(USER), [make_known_version()], True, id="not in the snapshot"),
+        pytest.param(make_list_snapshot(enabled=False), ObjectVersionRef(USER), [make_known()], True, id="disabled"),
+        pytest.param(VaultSnapshot(), ObjectVersionRef(USER), [make_known()], True, id="not in the snapshot"),
+        pytest.param(VaultSnapshot(listed={"secret": {}}), ObjectVersionRef(USER), [make_known()], True, id="deleted"),
         pytest.param(
-            VaultSnapshot(listed={"secret": {}}), ObjectVersionRef(USER), [make_known_version()], True, id="deleted"
-        ),
-        pytest.param(
-            list_object(kind="cert"),
+            make_list_snapshot(kind="cert"),
             ObjectVersionRef(USER),
-            [make_known_version()],
+            [make_known()],
             True,
             id="certificate of the same name",
         ),
         pytest.param(
-            list_object(kind="cert"),
+            make_list_snapshot(kind="cert"),
             ObjectVersionRef(VaultObject(name="user", type="cert")),
-            [make_known_version("cert/user")],
+            [make_known("cert/user")],
             False,
             id="certificate",
         ),
         pytest.param(
-            list_object(kind="key", updated=THEN - timedelta(seconds=1)),
+            make_list_snapshot(kind="key", updated=THEN - timedelta(seconds=1)),
             ObjectVersionRef(VaultObject(name="user", type="key")),
-            [make_known_version("key/user")],
+            [make_known("key/user")],
             True,
             id="changed key",
         ),
         pytest.param(
-            list_object(), ObjectVersionRef(USER, 0, ObjectPart.PRIVATE_KEY), [make_known_version()], False, id="part"
+            make_list_snapshot(), ObjectVersionRef(USER, 0, ObjectPart.PRIVATE_KEY), [make_known()], False, id="part"
         ),
         pytest.param(
-            list_object(),
+            make_list_snapshot(),
             ObjectVersionRef(VaultObject(name="USER")),
-            [make_known_version("secret/USER")],
+            [make_known("secret/USER")],
             False,
             id="name in capitals",
         ),
         pytest.param(
-            list_object(),
+            make_list_snapshot(),
             ObjectVersionRef(VaultObject(name="User")),
-            [make_known_version()],
+            [make_known()],
             True,
             id="class changed the case",
         ),
         pytest.param(
-            list_object(updated=THEN + timedelta(9)),
+            make_list_snapshot(updated=THEN + timedelta(9)),
             ObjectVersionRef(PINNED),
-            [make_known_version()],
+            [make_known()],
             False,
             id="pinned version",
         ),
         pytest.param(
-            list_object(),
+            make_list_snapshot(),
             ObjectVersionRef(PINNED),
-            [make_known_version(version="v0")],
+            [make_known(version="v0")],
             True,
             id="pinned to another version",
         ),
         pytest.param(
             VaultSnapshot(listed={"secret": {}}),
             ObjectVersionRef(PINNED),
-            [make_known_version()],
+            [make_known()],
             True,
             id="deleted pinned version",
         ),
         pytest.param(
-            list_versions("v2", "v1"),
+            make_versions_snapshot("v2", "v1"),
             ObjectVersionRef(HISTORY, 1),
-            [make_known_version("secret/user/1")],
+            [make_known("secret/user/1")],
             False,
             id="history",
         ),
         pytest.param(
-            list_versions("v3", "v2", "v1"),
+            make_versions_snapshot("v3", "v2", "v1"),
             ObjectVersionRef(HISTORY, 1),
-            [make_known_version("secret/user/1")],
+            [make_known("secret/user/1")],
             True,
             id="newer version",
         ),
@@ -173,29 +171,31 @@ def list_versions(*ids: str) -> VaultSnapshot:
                 versions={HISTORY_OF_TWO: ("v2", "v1")}, listed={"secret": {"user": ListedObject(THEN, True)}}
             ),
             ObjectVersionRef(HISTORY_OF_TWO, 1),
-            [make_known_version("secret/user/1", updated="")],
+            [make_known("secret/user/1", updated="")],
             False,
             id="history of two",
         ),
         pytest.param(
-            list_versions("v1"),
+            make_versions_snapshot("v1"),
             ObjectVersionRef(HISTORY, 1),
-            [make_known_version("secret/user/1")],
+            [make_known("secret/user/1")],
             True,
             id="fewer versions",
         ),
         pytest.param(
-            list_object(),
+            make_list_snapshot(),
             ObjectVersionRef(HISTORY, 0),
-            [make_known_version("secret/user/0")],
+            [make_known("secret/user/0")],
             True,
             id="versions not listed",
         ),
-        pytest.param(list_object(), ObjectVersionRef(VaultObject(name="user", keep=True)), [], False, id="kept object"),
         pytest.param(
-            list_object(),
+            make_list_snapshot(), ObjectVersionRef(VaultObject(name="user", keep=True)), [], False, id="kept object"
+        ),
+        pytest.param(
+            make_list_snapshot(),
             ObjectVersionRef(USER),
-            [make_known_version(), make_known_version(updated="")],
+            [make_known(), make_known(updated="")],
             True,
             id="one of several entries differs",
         ),
@@ -211,7 +211,7 @@ def test_only_changed_keys_are_stale() -> None:
     snapshot = VaultSnapshot(listed={"secret": {"user": ListedObject(THEN, True), "pass": ListedObject(THEN, False)}})
     wanted = {"k": ObjectVersionRef(USER), "l": ObjectVersionRef(VaultObject(name="pass"))}
     before = [
-        make_known_version(),
+        make_known(),
         ObjectVersion(target_key="l", object="secret/pass", version="v1", updated="2030-01-01T12:00:05Z"),
     ]
     assert snapshot.stale_keys(wanted, before) == {"l"}
@@ -227,7 +227,7 @@ def test_expanded_item_is_stale_if_one_of_its_properties_may_have_changed(
         ObjectVersion(target_key=key, object="secret/user", updated="2030-01-01T12:00:05Z", expanded_from="k/*")
         for key in ("host", "port")
     ]
-    assert list_object(updated=updated).stale_keys({"k/*": ObjectVersionRef(USER)}, before) == stale
+    assert make_list_snapshot(updated=updated).stale_keys({"k/*": ObjectVersionRef(USER)}, before) == stale
 
 
 def make_unusable(version: str = "v1", updated: str = "2030-01-01T12:00:05Z") -> UnusableValue:
@@ -238,32 +238,30 @@ def make_unusable(version: str = "v1", updated: str = "2030-01-01T12:00:05Z") ->
     ("wanted", "key", "error", "before", "stale"),
     [
         pytest.param(USER, "k", make_unusable(), [], False, id="the value did not change"),
-        pytest.param(
-            USER, "k", make_unusable(), [make_known_version(updated="")], False, id="the Secret has an earlier value"
-        ),
+        pytest.param(USER, "k", make_unusable(), [make_known(updated="")], False, id="the Secret has an earlier value"),
         pytest.param(
             USER,
             "k",
             make_unusable(updated="2030-01-01T12:00:04Z"),
-            [make_known_version()],
+            [make_known()],
             True,
             id="the value changed",
         ),
         pytest.param(PINNED, "k", make_unusable(updated=""), [], False, id="the version is the same"),
-        pytest.param(PINNED, "k", make_unusable("v0"), [make_known_version()], True, id="another version is wanted"),
-        pytest.param(USER, "removed", make_unusable(), [make_known_version()], False, id="another key was unusable"),
+        pytest.param(PINNED, "k", make_unusable("v0"), [make_known()], True, id="another version is wanted"),
+        pytest.param(USER, "removed", make_unusable(), [make_known()], False, id="another key was unusable"),
     ],
 )
 def test_unusable_value_is_compared_instead_of_the_value_in_the_secret(
     wanted: VaultObject, key: str, error: UnusableValue, before: list[ObjectVersion], stale: bool
 ) -> None:
-    found = list_object().stale_keys({"k": ObjectVersionRef(wanted)}, before, {key: error})
+    found = make_list_snapshot().stale_keys({"k": ObjectVersionRef(wanted)}, before, {key: error})
     assert found == ({"k"} if stale else set())
 
 
 def test_empty_snapshot_has_only_stale_keys_and_counts_no_comparison() -> None:
     empty = VaultSnapshot()
-    assert empty.stale_keys({"k": ObjectVersionRef(USER)}, [make_known_version()]) == {"k"}
+    assert empty.stale_keys({"k": ObjectVersionRef(USER)}, [make_known()]) == {"k"}
     assert (empty.sightings, empty.compared, empty.since) == ((), 0, math.inf)
 
 

@@ -192,7 +192,7 @@ def test_class_of_another_owner_prevents_all_writes(harness: AKVSyncHarness) -> 
         ({"name": "shop", "uid": "x", "apiVersion": "example.com/v1"}, Reason.NAME_TAKEN),
     ],
 )
-def test_only_objects_that_this_akvsync_owns_are_its_own(
+def test_object_of_another_or_earlier_owner_is_not_changed(
     owner: dict[str, Any], reason: Reason, harness: AKVSyncHarness
 ) -> None:
     put_foreign_object(harness, "secretsyncs", "a", **owner)
@@ -211,7 +211,7 @@ def test_objects_of_other_owners_are_not_pruned(settled: AKVSyncHarness) -> None
     assert settled.take_writes() == ["DELETE secretsyncs b", "PATCH secretproviderclasses shop"]
 
 
-def test_name_of_another_akvsync_is_taken_until_that_gives_it_up(settled: AKVSyncHarness) -> None:
+def test_name_that_another_akvsync_uses_is_taken_until_it_is_free(settled: AKVSyncHarness) -> None:
     settled.apply([A], name="other")
     settled.advance(5)
     assert settled.get_ready("other")[1] == Reason.NAME_TAKEN

@@ -178,7 +178,7 @@ def test_text_shows_the_most_expensive_first_and_is_safe(tmp_path: Path, capsys:
     assert "\u202e" not in out
 
 
-def test_fleet_of_such_clusters_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fleet_of_clusters_with_these_objects_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"a{number}" for number in range(20)]
     folder = write_manifests(
         tmp_path, make_provider_class("all", *map(format_secret, names)), make_sync("s", "all", *names)
