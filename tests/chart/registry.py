@@ -1,7 +1,7 @@
-"""A registry on loopback, as the OCI distribution specification 1.1 has it, and a push of a layout into it.
+"""Provide a registry on loopback that follows the OCI distribution specification 1.1, and push layouts to it.
 
-It keeps everything in memory, refuses blobs and manifests that are not what they are called, and manifests whose blobs
-are missing. What it is worth is shown by helm, which pushes to it and pulls from it.
+The registry keeps everything in memory. It refuses blobs and manifests that do not match their digests, and manifests
+with missing blobs. Tests with helm, which pushes to it and pulls from it, check that it follows the specification.
 """
 
 import hashlib
@@ -20,25 +20,28 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Registry:
-    """What was pushed: blobs by digest; manifests and their types by repository and then by tag or digest."""
+    """A registry and its content.
+
+    `blobs` are by digest. `manifests`, with their types, are by repository and then by tag or digest.
+    """
 
     address: str
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
-    """What came in pieces so far, by the upload's path."""
+    """The parts that have arrived, by the path of the upload."""
 
     def push(self, repository: str, layout: Mapping[str, bytes], tag: str = "") -> str:
-        """Push the one artifact of an OCI layout, under its own tag or another; returns the registry's digest of it."""
+        """Push the only artifact of an OCI layout with its own tag or with `tag`. Return its digest in the registry."""
         [described] = json.loads(layout["index.json"])["manifests"]
-        manifest = json.loads(_blob(layout, described["digest"]))
+        manifest = json.loads(_get_blob(layout, described["digest"]))
         for part in (manifest["config"], *manifest["layers"]):
             status, headers = self._send("POST", f"/v2/{repository}/blobs/uploads/")
             assert status == 202
             target = f"{headers['Location']}?digest={part['digest']}"
-            assert self._send("PUT", target, _blob(layout, part["digest"]))[0] == 201
+            assert self._send("PUT", target, _get_blob(layout, part["digest"]))[0] == 201
         tag = tag or described["annotations"]["org.opencontainers.image.ref.name"]
-        body = _blob(layout, described["digest"])
+        body = _get_blob(layout, described["digest"])
         status, headers = self._send("PUT", f"/v2/{repository}/manifests/{tag}", body, described["mediaType"])
         assert status == 201
         return headers["Docker-Content-Digest"]
@@ -56,18 +59,18 @@ class Registry:
 
 @contextmanager
 def running() -> Iterator[Registry]:
-    """Provide a registry for as long as the block runs."""
-    registry = Registry("")
+    """Provide a registry until the end of the block."""
+    provided = Registry("")
 
     class Handler(_Handler):
-        kept = registry
+        registry = provided
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        registry.address = f"127.0.0.1:{server.server_address[1]}"
+        provided.address = f"127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield registry
+            yield provided
         finally:
             server.shutdown()
             thread.join()
@@ -75,54 +78,56 @@ def running() -> Iterator[Registry]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    kept: Registry
+    registry: Registry
 
     def do_GET(self) -> None:
         if self.path.rstrip("/") == "/v2":
             self._answer(200, b"{}")
         elif match := re.fullmatch(r"/v2/(.+)/tags/list", urlsplit(self.path).path):
-            tags = [name for name in self.kept.manifests.get(match[1], {}) if ":" not in name]
+            tags = [name for name in self.registry.manifests.get(match[1], {}) if ":" not in name]
             self._answer(200, json.dumps({"name": match[1], "tags": tags}).encode())
         elif match := re.fullmatch(r"/v2/(.+)/manifests/([^/]+)", self.path):
-            kind, content = self.kept.manifests.get(match[1], {}).get(match[2], ("", b""))
+            kind, content = self.registry.manifests.get(match[1], {}).get(match[2], ("", b""))
             self._answer(200 if content else 404, content, kind)
-        elif (match := re.fullmatch(r"/v2/.+/blobs/(.+)", self.path)) and match[1] in self.kept.blobs:
-            self._answer(200, self.kept.blobs[match[1]])
+        elif (match := re.fullmatch(r"/v2/.+/blobs/(.+)", self.path)) and match[1] in self.registry.blobs:
+            self._answer(200, self.registry.blobs[match[1]])
         else:
             self._answer(404)
 
     do_HEAD = do_GET  # noqa: N815 -- BaseHTTPRequestHandler's name
 
     def do_POST(self) -> None:
-        self._body()
+        self._read_body()
         upload = f"{urlsplit(self.path).path}{uuid.uuid4()}"
-        self.kept.uploads[upload] = b""
+        self.registry.uploads[upload] = b""
         self._answer(202, location=upload)
 
     def do_PATCH(self) -> None:
-        self.kept.uploads[self.path] += self._body()
+        self.registry.uploads[self.path] += self._read_body()
         self._answer(202, location=self.path)
 
     def do_PUT(self) -> None:
-        body = self.kept.uploads.pop(urlsplit(self.path).path, b"") + self._body()
+        body = self.registry.uploads.pop(urlsplit(self.path).path, b"") + self._read_body()
         found = f"sha256:{hashlib.sha256(body).hexdigest()}"
         url = urlsplit(self.path)
         if match := re.fullmatch(r"/v2/(.+)/manifests/([^/]+)", url.path):
             manifest: dict[str, Any] = json.loads(body)
-            missing = {part["digest"] for part in (manifest["config"], *manifest["layers"])} - self.kept.blobs.keys()
+            missing = {
+                part["digest"] for part in (manifest["config"], *manifest["layers"])
+            } - self.registry.blobs.keys()
             if missing or (":" in match[2] and match[2] != found):
                 self._answer(400)
                 return
             for name in (match[2], found):
-                self.kept.manifests.setdefault(match[1], {})[name] = (self.headers["Content-Type"], body)
+                self.registry.manifests.setdefault(match[1], {})[name] = (self.headers["Content-Type"], body)
             self._answer(201, digest=found)
         elif parse_qs(url.query).get("digest") == [found]:
-            self.kept.blobs[found] = body
+            self.registry.blobs[found] = body
             self._answer(201, digest=found)
         else:
             self._answer(400)
 
-    def _body(self) -> bytes:
+    def _read_body(self) -> bytes:
         if self.headers["Transfer-Encoding"] != "chunked":
             return self.rfile.read(int(self.headers["Content-Length"] or 0))
         body = b""
@@ -146,8 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: pytest's output is not the place."""
+        """Log nothing, because the log would appear in the output of pytest."""
 
 
-def _blob(layout: Mapping[str, bytes], digest: str) -> bytes:
+def _get_blob(layout: Mapping[str, bytes], digest: str) -> bytes:
     return layout[f"blobs/{digest.replace(':', '/')}"]

@@ -1,4 +1,4 @@
-"""The chart rendered by the pinned helm, and looking things up in what comes out."""
+"""Render the chart with the pinned helm, and find objects in the result."""
 
 import base64
 import functools
@@ -30,17 +30,17 @@ def render(
     given: Any = None,
     tests: bool = False,
 ) -> list[Manifest]:
-    found = text(*args, version=version, release=release, namespace=namespace, given=given, tests=tests)
-    return parsed(found)
+    stream = render_text(*args, version=version, release=release, namespace=namespace, given=given, tests=tests)
+    return parse_objects(stream)
 
 
-def parsed(stream: str) -> list[Manifest]:
-    """Return the objects of a YAML stream, read by the C parser; a List is its items."""
+def parse_objects(stream: str) -> list[Manifest]:
+    """Return the objects of a YAML stream, with the items of a List instead of the List."""
     found = [m for m in yaml.load_all(stream, Loader=bounded_yaml.LOADER) if m]
     return [item for m in found for item in (m["items"] if m["kind"] == "List" else [m])]
 
 
-def text(
+def render_text(
     *args: str,
     version: str = NEWEST,
     release: str = helm.RELEASE,
@@ -48,34 +48,34 @@ def text(
     given: Any = None,
     tests: bool = False,
 ) -> str:
-    """Return what helm renders; without what only `helm test` applies, unless `tests`."""
+    """Return the text that helm renders, with the objects of `helm test` only if `tests` is true."""
     command = ["template", release, str(helm.CHART), "--namespace", namespace, "--kube-version", version, *args]
     command += [] if tests else ["--skip-tests"]
-    return _printed(*command) if given is None else _printed(*command, "--values", "-", stdin=json.dumps(given))
+    return _run_helm(*command) if given is None else _run_helm(*command, "--values", "-", stdin=json.dumps(given))
 
 
 @functools.cache
-def _printed(*command: str, stdin: str | None = None) -> str:
-    """Run helm once for each command: many tests read the same objects of the same chart."""
+def _run_helm(*command: str, stdin: str | None = None) -> str:
+    """Run helm once for each command, because many tests read the same objects of the same chart."""
     return helm.run(command, stdin=stdin)
 
 
-def one(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
+def get_object(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
     [found] = [m for m in manifests if m["kind"] == kind and (not name or m["metadata"]["name"] == name)]
     return found
 
 
-def kinds(manifests: list[Manifest]) -> set[str]:
+def list_kinds(manifests: list[Manifest]) -> set[str]:
     return {m["kind"] for m in manifests}
 
 
-def container(manifests: list[Manifest]) -> Manifest:
-    [found] = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+def get_container(manifests: list[Manifest]) -> Manifest:
+    [found] = get_object(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     return dict(found)
 
 
-def environment(manifests: list[Manifest]) -> dict[str, str]:
-    """Return what a kubelet would set."""
+def build_environment(manifests: list[Manifest]) -> dict[str, str]:
+    """Return the environment variables that a kubelet would set."""
     fields = {
         "metadata.namespace": "the-namespace",
         "metadata.name": "the-pod",
@@ -83,27 +83,29 @@ def environment(manifests: list[Manifest]) -> dict[str, str]:
     }
 
     def secret(name: str) -> dict[str, str]:
-        return {key: base64.b64decode(text).decode() for key, text in one(manifests, "Secret", name)["data"].items()}
+        return {
+            key: base64.b64decode(text).decode() for key, text in get_object(manifests, "Secret", name)["data"].items()
+        }
 
-    return pod_emulation.container_environment(container(manifests)["env"], fields, {}, secret)
+    return pod_emulation.container_environment(get_container(manifests)["env"], fields, {}, secret)
 
 
-def version_for(path: Path) -> str:
+def read_kube_version(path: Path) -> str:
     first = path.read_text().splitlines()[0]
     return first.removeprefix("# kube-version:").strip() if first.startswith("# kube-version:") else NEWEST
 
 
-def pod(manifests: list[Manifest], kind: str = "Deployment") -> Manifest:
-    return dict(one(manifests, kind)["spec"]["template"]["spec"])
+def get_pod_spec(manifests: list[Manifest], kind: str = "Deployment") -> Manifest:
+    return dict(get_object(manifests, kind)["spec"]["template"]["spec"])
 
 
 def nested(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by their dotted paths, as a file would say them."""
+    """Return the values, which are given by dotted paths, as the nested groups of a values file."""
     whole: dict[str, Any] = {}
     for path, value in given.items():
         *groups, name = path.split(".")
-        place = whole
+        parent = whole
         for group in groups:
-            place = place.setdefault(group, {})
-        place[name] = value
+            parent = parent.setdefault(group, {})
+        parent[name] = value
     return whole

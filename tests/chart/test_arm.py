@@ -1,4 +1,4 @@
-"""The values that Azure passes to helm: each parameter reaches its setting, and only changed values are sent."""
+"""Test the values that Azure passes to helm: each parameter reaches its setting, and only changed values are sent."""
 
 import base64
 import itertools
@@ -10,7 +10,7 @@ import yaml
 from msgspec import inspect
 
 from controller.runtime import bounded_yaml
-from tests.chart.rendering import text
+from tests.chart.rendering import render_text
 from tests.support.arm_expressions import Deployment
 from tools.cli.common import helm
 from tools.codegen import values
@@ -25,14 +25,14 @@ DEFAULTS = yaml.safe_load((helm.CHART / "values.yaml").read_bytes())
 REQUIRED = {"clusterName": "edge", "extensionType": "example.secretstore"}
 
 
-def settings(**given: Any) -> dict[str, str]:
+def make_settings(**given: Any) -> dict[str, str]:
     """Return the settings that the extension manager receives."""
     deployment = Deployment(EXTENSION, REQUIRED | given)
     [resource] = map(deployment.evaluate_node, EXTENSION["resources"])
     return dict(resource["properties"]["configurationSettings"])
 
 
-def secret_values(**given: Any) -> Any:
+def read_secret_values(**given: Any) -> Any:
     """Return the contents of the Secret of the HelmRelease."""
     deployment = Deployment(FLUX, REQUIRED | given)
     [resource] = map(deployment.evaluate_node, FLUX["resources"])
@@ -45,19 +45,19 @@ def secret_values(**given: Any) -> Any:
     return found
 
 
-def as_helm_gets_it(given: dict[str, str]) -> list[str]:
+def make_helm_flags(given: dict[str, str]) -> list[str]:
     pairs = ((key, value.replace(",", r"\,")) for key, value in given.items())
     return list(itertools.chain.from_iterable(("--set-string", f"{key}={value}") for key, value in pairs))
 
 
-def at(path: str, whole: Any) -> Any:
-    for word in path.split("."):
-        whole = whole[word]
+def get_value(path: str, whole: Any) -> Any:
+    for name in path.split("."):
+        whole = whole[name]
     return whole
 
 
-def changed(leaf: values.LeafValue) -> tuple[Any, Any]:
-    """Return another value in the form of the extension's parameter, and in the form of the chart."""
+def change_value(leaf: values.LeafValue) -> tuple[Any, Any]:
+    """Return a value that is not the default, as a parameter of the extension and as a value of the chart."""
     match leaf.type:
         case inspect.BoolType():
             return not leaf.default, str(not leaf.default).lower()
@@ -88,7 +88,7 @@ def changed(leaf: values.LeafValue) -> tuple[Any, Any]:
 def found_values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the values that helm makes of each changed setting, by the path of its leaf.
 
-    One run of helm renders them all: each leaf has a copy of the chart's values, under a name of its own.
+    One run of helm renders all of them: each leaf has its own copy of the chart's values, under its own name.
     """
     names = {leaf.path: f"leaf{number}" for number, leaf in enumerate(SETTINGS)}
     folder = tmp_path_factory.mktemp("mirror")
@@ -96,12 +96,12 @@ def found_values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "Chart.yaml").write_text("{apiVersion: v2, name: mirror, version: 0.1.0}")
     (folder / "values.yaml").write_text(json.dumps(dict.fromkeys(names.values(), DEFAULTS)))
     (folder / "templates" / "values.yaml").write_text("{{ toJson .Values }}")
-    handed = {
+    received = {
         f"{names[leaf.path]}.{key}": value
         for leaf in SETTINGS
-        for key, value in settings(**{arm.parameter_name(leaf.path): changed(leaf)[0]}).items()
+        for key, value in make_settings(**{arm.parameter_name(leaf.path): change_value(leaf)[0]}).items()
     }
-    found = json.loads(helm.run(["template", str(folder), *as_helm_gets_it(handed)]).partition(".yaml\n")[2])
+    found = json.loads(helm.run(["template", str(folder), *make_helm_flags(received)]).partition(".yaml\n")[2])
     return {path: found[name] for path, name in names.items()}
 
 
@@ -110,17 +110,17 @@ def test_every_parameter_of_the_extension_reaches_its_setting(
     leaf: values.LeafValue, found_values: dict[str, Any]
 ) -> None:
     found = found_values[leaf.path]
-    assert at(leaf.path, found) == changed(leaf)[1]
-    differing = [one.path for one in SETTINGS if at(one.path, found) != at(one.path, DEFAULTS)]
+    assert get_value(leaf.path, found) == change_value(leaf)[1]
+    differing = [one.path for one in SETTINGS if get_value(one.path, found) != get_value(one.path, DEFAULTS)]
     assert differing == [leaf.path]
 
 
 @pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
 def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: values.LeafValue) -> None:
     given = [{"deep": ["$", "'", '"', "ä"]}] if isinstance(leaf.type, inspect.ListType) else {"of": leaf.path}
-    found = secret_values(**{arm.parameter_name(leaf.path): given})
+    found = read_secret_values(**{arm.parameter_name(leaf.path): given})
     for one in SETTINGS:
-        assert at(one.path, found) == (given if one == leaf else one.default)
+        assert get_value(one.path, found) == (given if one == leaf else one.default)
 
 
 def test_every_value_is_a_setting_of_the_extension() -> None:
@@ -131,16 +131,18 @@ def test_every_value_is_a_setting_of_the_extension() -> None:
 
 def test_default_values_as_strings_render_the_same_manifests() -> None:
     scalars = [leaf for leaf in SETTINGS if not isinstance(leaf.type, inspect.DictType)]
-    handed = dict(
+    received = dict(
         pair
         for leaf in scalars
         for pair in extension.as_settings(leaf, leaf.default)
         if not isinstance(leaf.default, list)
     )
-    assert len(handed) > 20
-    assert text(*as_helm_gets_it(handed)) == text()
+    assert len(received) > 20
+    assert render_text(*make_helm_flags(received)) == render_text()
 
 
 def test_default_values_are_not_sent() -> None:
-    assert settings() == {}
-    assert settings(resources={"limits.memory": "1Gi", "requests.cpu": "20m"}) == {"resources.limits.memory": "1Gi"}
+    assert make_settings() == {}
+    assert make_settings(resources={"limits.memory": "1Gi", "requests.cpu": "20m"}) == {
+        "resources.limits.memory": "1Gi"
+    }

@@ -1,4 +1,4 @@
-"""The whole chart, rendered by the pinned helm for a matrix of values and Kubernetes versions."""
+"""Test the whole chart, rendered by the pinned helm for a matrix of values and Kubernetes versions."""
 
 import subprocess
 import sys
@@ -6,25 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.rendering import FILES, NEWEST, ROOT, kinds, one, parsed, render, text, version_for
+from tests.chart.rendering import (
+    FILES,
+    NEWEST,
+    ROOT,
+    get_object,
+    list_kinds,
+    parse_objects,
+    read_kube_version,
+    render,
+    render_text,
+)
 from tools.cli.common import helm
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_lint_strict_and_yamllint_over_the_matrix(path: Path) -> None:
-    version = version_for(path)
+    version = read_kube_version(path)
     helm.run(["lint", "--strict", str(helm.CHART), "--kube-version", version, "--values", str(path)])
-    rendered = text("--values", str(path), version=version)
+    rendered = render_text("--values", str(path), version=version)
     command = [sys.executable, "-m", "yamllint", "--strict", "--config-file", str(ROOT / ".yamllint"), "-"]
     linted = subprocess.run(command, input=rendered, capture_output=True, text=True)
     assert (linted.returncode, linted.stdout) == (0, "")
-    names = [(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in parsed(rendered)]
+    names = [(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in parse_objects(rendered)]
     assert len(names) == len(set(names))
 
 
 def test_chart_renders_without_values() -> None:
     helm.run(["lint", "--strict", str(helm.CHART), "--kube-version", NEWEST])
-    assert kinds(render()) == {
+    assert list_kinds(render()) == {
         "ServiceAccount",
         "ClusterRole",
         "ClusterRoleBinding",
@@ -44,14 +54,14 @@ def test_chart_refuses_kubernetes_before_1_27() -> None:
 
 
 def test_two_releases_of_any_name_in_two_namespaces_share_no_object() -> None:
-    def names(release: str, namespace: str) -> set[tuple[str, str, str]]:
+    def list_names(release: str, namespace: str) -> set[tuple[str, str, str]]:
         return {
             (m["kind"], m["metadata"].get("namespace", ""), m["metadata"]["name"])
             for m in render(release=release, namespace=namespace)
         }
 
-    assert not names("one", "a") & names("one", "b")
-    assert not names("one", "a") & names("two", "a")
+    assert not list_names("one", "a") & list_names("one", "b")
+    assert not list_names("one", "a") & list_names("two", "a")
 
 
 def test_names_like_numbers_are_strings() -> None:
@@ -60,10 +70,10 @@ def test_names_like_numbers_are_strings() -> None:
     )
     found = [m for m in manifests if m["metadata"].get("namespace")]
     assert {m["metadata"]["namespace"] for m in found} == {"0123", "007"}
-    assert one(manifests, "Deployment")["metadata"]["name"] == "1e3"
+    assert get_object(manifests, "Deployment")["metadata"]["name"] == "1e3"
 
 
 def test_helm_shows_every_crd_as_a_document() -> None:
     """Messages and documents recommend to pipe them into kubectl."""
-    shown = parsed(helm.run(["show", "crds", str(helm.CHART)]))
+    shown = parse_objects(helm.run(["show", "crds", str(helm.CHART)]))
     assert {crd["metadata"]["name"] for crd in shown} == {path.stem for path in (helm.CHART / "crds").iterdir()}

@@ -1,4 +1,4 @@
-"""Values that the chart copies into manifests: it refuses those that the API server would refuse, with their path."""
+"""Test that the chart refuses the values that the API server would refuse in a manifest, and names their path."""
 
 import random
 from ipaddress import ip_network

@@ -17,58 +17,58 @@ PROJECT = project.read()
 
 
 @pytest.fixture(scope="module")
-def about() -> dict[str, Any]:
+def metadata() -> dict[str, Any]:
     return dict(yaml.safe_load((helm.CHART / "Chart.yaml").read_text()))
 
 
-def annotation(about: dict[str, Any], name: str) -> Any:
-    return yaml.safe_load(about["annotations"][f"artifacthub.io/{name}"])
+def read_annotation(metadata: dict[str, Any], name: str) -> Any:
+    return yaml.safe_load(metadata["annotations"][f"artifacthub.io/{name}"])
 
 
-def test_chart_names_its_project(about: dict[str, Any]) -> None:
-    assert about["home"] == PROJECT.repository
-    assert about["sources"] == [PROJECT.repository]
-    assert [person["name"] for person in about["maintainers"]] == list(PROJECT.maintainers)
+def test_chart_names_its_project(metadata: dict[str, Any]) -> None:
+    assert metadata["home"] == PROJECT.repository
+    assert metadata["sources"] == [PROJECT.repository]
+    assert [person["name"] for person in metadata["maintainers"]] == list(PROJECT.maintainers)
 
 
-def test_icon_is_an_svg_of_the_repository(about: dict[str, Any]) -> None:
+def test_icon_is_an_svg_of_the_repository(metadata: dict[str, Any]) -> None:
     prefix = f"{PROJECT.repository}/raw/v{PROJECT.version}/"
-    assert about["icon"].startswith(prefix)
-    path = ROOT / about["icon"].removeprefix(prefix)
+    assert metadata["icon"].startswith(prefix)
+    path = ROOT / metadata["icon"].removeprefix(prefix)
     assert ET.fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 -- our own file
 
 
-def test_links_are_pages_of_the_repository(about: dict[str, Any]) -> None:
+def test_links_are_pages_of_the_repository(metadata: dict[str, Any]) -> None:
     prefix = f"{PROJECT.repository}/blob/v{PROJECT.version}/"
-    for link in annotation(about, "links"):
+    for link in read_annotation(metadata, "links"):
         assert link["url"].startswith(prefix)
         assert (ROOT / link["url"].removeprefix(prefix)).is_file(), link
 
 
-def test_changes_are_those_of_the_changelog(about: dict[str, Any]) -> None:
+def test_changes_are_those_of_the_changelog(metadata: dict[str, Any]) -> None:
     entries = changelog.entries((ROOT / "CHANGELOG.md").read_text(), PROJECT.version)
     expected = [{"kind": kind.lower(), "description": text} for kind in entries for text in entries[kind]]
-    assert annotation(about, "changes") == expected
+    assert read_annotation(metadata, "changes") == expected
 
 
-def test_every_kind_has_an_example(about: dict[str, Any]) -> None:
-    examples = annotation(about, "crdsExamples")
-    assert {one["kind"] for one in examples} == {crd["kind"] for crd in annotation(about, "crds")}
+def test_every_kind_has_an_example(metadata: dict[str, Any]) -> None:
+    examples = read_annotation(metadata, "crdsExamples")
+    assert {one["kind"] for one in examples} == {crd["kind"] for crd in read_annotation(metadata, "crds")}
     assert not any("${" in yaml.safe_dump(one) for one in examples), "a variable of the guide is left"
 
 
-def test_image_is_what_a_release_publishes(about: dict[str, Any]) -> None:
-    images = [each["image"] for each in annotation(about, "images")]
+def test_image_is_what_a_release_publishes(metadata: dict[str, Any]) -> None:
+    images = [each["image"] for each in read_annotation(metadata, "images")]
     names = (layout.NAME, f"{layout.NAME}-test")
     assert images == [f"{PROJECT.registry}/{name}:{PROJECT.version}" for name in names]
-    assert about["appVersion"] == PROJECT.version
+    assert metadata["appVersion"] == PROJECT.version
 
 
 def test_readme_installs_the_published_chart() -> None:
     block = next(block for block in list_blocks("README.md") if "helm install" in block.text)
     command = block.text.replace("\\\n", " ").split()
-    at = command.index(f"oci://{PROJECT.registry}/{layout.CHART}")
-    assert command[at + 1 : at + 3] == ["--version", PROJECT.version]
+    position = command.index(f"oci://{PROJECT.registry}/{layout.CHART}")
+    assert command[position + 1 : position + 3] == ["--version", PROJECT.version]
 
 
 def test_packed_chart_has_the_license(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Values that most charts have, and their effect on the manifests."""
+"""Test the values that most charts have, and their effect on the manifests."""
 
 import base64
 from typing import Any
@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from controller.config.settings import Settings
-from tests.chart.rendering import FULL_NAME, container, environment, kinds, one, pod, render
+from tests.chart.rendering import (
+    FULL_NAME,
+    build_environment,
+    get_container,
+    get_object,
+    get_pod_spec,
+    list_kinds,
+    render,
+)
 from tools.cli.common import helm
 from tools.codegen.values import IMAGE_USER
 
@@ -15,20 +23,20 @@ OPENSHIFT = ["--api-versions", "security.openshift.io/v1"]
 OPERATOR = [f"monitoring.coreos.com/v1/{kind}" for kind in ("ServiceMonitor", "PrometheusRule")]
 
 
-# --- Everywhere ----------------------------------------------------------------------------------------------------
+# --- All objects ---------------------------------------------------------------------------------------------------
 
 
 def test_pull_secrets_of_parent_and_chart_are_merged() -> None:
     given = {"global": {"imagePullSecrets": [{"name": "a"}, {"name": "b"}]}, "imagePullSecrets": [{"name": "b"}]}
     manifests = render(given=given)
     for kind in ("Deployment", "Job"):
-        assert pod(manifests, kind)["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
-    assert one(manifests, "ServiceAccount", f"{FULL_NAME}-crds")["imagePullSecrets"]
+        assert get_pod_spec(manifests, kind)["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+    assert get_object(manifests, "ServiceAccount", f"{FULL_NAME}-crds")["imagePullSecrets"]
 
 
 @pytest.mark.parametrize("where", [{}, {"watchNamespaces": ["shop"]}])
 def test_namespace_override_leaves_no_object_in_the_release_namespace(where: dict[str, Any]) -> None:
-    # These names are in no other name.
+    # These names are not a part of any other name.
     given = {"namespaceOverride": "elsewhere", **where}
     manifests = render(given=given, release="mine", namespace="first-one")
     assert "first-one" not in str(manifests)
@@ -41,19 +49,19 @@ def test_common_labels_are_on_all_objects_and_break_no_selector() -> None:
     for manifest in (manifests := render(given={"commonLabels": own, **everything})):
         labels = manifest["metadata"]["labels"]
         assert (labels["team"], labels["app.kubernetes.io/name"]) == ("a", "akv-secret-store"), manifest["kind"]
-    labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    labels = get_object(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert labels["team"] == "a"
     for kind, path in (
         ("Deployment", "selector"),
         ("PodDisruptionBudget", "selector"),
         ("NetworkPolicy", "podSelector"),
     ):
-        assert one(manifests, kind, FULL_NAME)["spec"][path]["matchLabels"].items() <= labels.items()
+        assert get_object(manifests, kind, FULL_NAME)["spec"][path]["matchLabels"].items() <= labels.items()
 
 
 def test_without_rbac_neither_roles_nor_the_upgrade_job_are_rendered() -> None:
     manifests = render("--set-string", "rbac.create=false")
-    assert kinds(manifests) == {
+    assert list_kinds(manifests) == {
         "ServiceAccount",
         "Deployment",
         "ValidatingAdmissionPolicy",
@@ -62,31 +70,33 @@ def test_without_rbac_neither_roles_nor_the_upgrade_job_are_rendered() -> None:
 
 
 def test_extra_objects_are_rendered_as_templates() -> None:
-    made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}, "data": {"a": "1"}}
-    found = one(render("--no-hooks", given={"extraObjects": [made]}), "ConfigMap", f"{helm.RELEASE}-x")
-    assert found == {**made, "metadata": {"name": f"{helm.RELEASE}-x"}}
+    extra = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}, "data": {"a": "1"}}
+    found = get_object(render("--no-hooks", given={"extraObjects": [extra]}), "ConfigMap", f"{helm.RELEASE}-x")
+    assert found == {**extra, "metadata": {"name": f"{helm.RELEASE}-x"}}
 
 
 # --- Pods ----------------------------------------------------------------------------------------------------------
 
 
 def test_update_strategy_follows_its_values() -> None:
-    spec = one(render("--set-string", "strategy.type=Recreate,revisionHistoryLimit=3"), "Deployment")["spec"]
-    # The API server refuses rollingUpdate with Recreate, and helm merges the default's into it.
+    spec = get_object(render("--set-string", "strategy.type=Recreate,revisionHistoryLimit=3"), "Deployment")["spec"]
+    # The API server refuses Recreate with rollingUpdate, and helm merges the default rollingUpdate into the value.
     assert spec["strategy"] == {"type": "Recreate"}
     assert spec["revisionHistoryLimit"] == 3
     slow = render("--set", "strategy.rollingUpdate.maxUnavailable=1")
-    assert one(slow, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 1}
+    assert get_object(slow, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 1}
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
-@pytest.mark.parametrize("sign", [OPENSHIFT, ["--set", "Azure.Cluster.Distribution=OpenShift"]])
-def test_on_openshift_the_pod_has_no_user_id(sign: list[str], kind: str) -> None:
-    assert pod(render(*sign), kind)["securityContext"] == {
+@pytest.mark.parametrize("flags", [OPENSHIFT, ["--set", "Azure.Cluster.Distribution=OpenShift"]])
+def test_on_openshift_the_pod_has_no_user_id(flags: list[str], kind: str) -> None:
+    assert get_pod_spec(render(*flags), kind)["securityContext"] == {
         "runAsNonRoot": True,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    chosen = pod(render(*sign, "--set-string", "podSecurityContext.runAsUser=1000680000"), kind)["securityContext"]
+    chosen = get_pod_spec(render(*flags, "--set-string", "podSecurityContext.runAsUser=1000680000"), kind)[
+        "securityContext"
+    ]
     assert chosen["runAsUser"] == 1000680000
     assert "runAsGroup" not in chosen
 
@@ -97,7 +107,7 @@ def test_security_contexts_accept_strings(kind: str) -> None:
         "podSecurityContext": {"runAsUser": "7", "runAsNonRoot": "true", "fsGroup": "8"},
         "securityContext": {"readOnlyRootFilesystem": "False", "runAsUser": "9"},
     }
-    found = pod(render(given=given), kind)
+    found = get_pod_spec(render(given=given), kind)
     assert found["securityContext"] == {
         "runAsUser": 7,
         "runAsGroup": IMAGE_USER,
@@ -124,16 +134,16 @@ def test_extra_values_are_added_to_the_pod() -> None:
         "caBundle": PEM,
     }
     manifests = render(given=given)
-    main = container(manifests)
+    main = get_container(manifests)
     assert main["args"] == ["--listen-address=::", "--listen-port=8081"]
     assert main["env"][-1] == {"name": "TZ", "value": "UTC"}
     assert [mount["name"] for mount in main["volumeMounts"]] == ["files", "test-clouds", "x"]
-    assert [volume["name"] for volume in pod(manifests)["volumes"]] == ["files", "test-clouds", "x"]
-    assert pod(manifests)["hostAliases"] == given["hostAliases"]
-    assert pod(manifests)["dnsConfig"] == given["dnsConfig"]
+    assert [volume["name"] for volume in get_pod_spec(manifests)["volumes"]] == ["files", "test-clouds", "x"]
+    assert get_pod_spec(manifests)["hostAliases"] == given["hostAliases"]
+    assert get_pod_spec(manifests)["dnsConfig"] == given["dnsConfig"]
 
 
-OURS = {
+CONTROLLER_SELECTOR = {
     "matchLabels": {
         "app.kubernetes.io/name": "akv-secret-store",
         "app.kubernetes.io/instance": "azure-secret-store",
@@ -148,11 +158,14 @@ OVER_ZONES = {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSc
     ("given", "spread"),
     [
         ({"replicaCount": 1}, None),
-        ({"replicaCount": "2"}, [{**OVER_NODES, "labelSelector": OURS}]),
-        ({"topologySpreadConstraints": [OVER_ZONES]}, [{**OVER_ZONES, "labelSelector": OURS}]),
+        ({"replicaCount": "2"}, [{**OVER_NODES, "labelSelector": CONTROLLER_SELECTOR}]),
+        ({"topologySpreadConstraints": [OVER_ZONES]}, [{**OVER_ZONES, "labelSelector": CONTROLLER_SELECTOR}]),
         (
             {"replicaCount": 3, "topologySpreadConstraints": [OVER_NODES, OVER_ZONES]},
-            [{**OVER_NODES, "labelSelector": OURS}, {**OVER_ZONES, "labelSelector": OURS}],
+            [
+                {**OVER_NODES, "labelSelector": CONTROLLER_SELECTOR},
+                {**OVER_ZONES, "labelSelector": CONTROLLER_SELECTOR},
+            ],
         ),
         (
             {"topologySpreadConstraints": [OVER_ZONES | {"labelSelector": {"matchLabels": {"a": "b"}}}]},
@@ -161,7 +174,7 @@ OVER_ZONES = {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSc
     ],
 )
 def test_several_pods_are_spread_over_nodes(given: dict[str, Any], spread: list[Any] | None) -> None:
-    assert pod(render(given=given)).get("topologySpreadConstraints") == spread
+    assert get_pod_spec(render(given=given)).get("topologySpreadConstraints") == spread
 
 
 def test_no_pod_gets_environment_variables_of_services() -> None:
@@ -171,9 +184,9 @@ def test_no_pod_gets_environment_variables_of_services() -> None:
 
 def test_deployment_has_its_annotations_and_that_of_arc() -> None:
     given = {"deploymentAnnotations": {"a": "b"}, "Azure": {"Cluster": {"Region": "westeurope"}}}
-    found = one(render(given=given), "Deployment")["metadata"]["annotations"]
+    found = get_object(render(given=given), "Deployment")["metadata"]["annotations"]
     assert found == {"a": "b", "akv-secret-store/azure-arc": '{"Cluster.Region":"westeurope"}'}
-    assert "annotations" not in one(render(), "Deployment")["metadata"]
+    assert "annotations" not in get_object(render(), "Deployment")["metadata"]
 
 
 def test_setting_that_a_value_already_sets_is_refused() -> None:
@@ -184,7 +197,7 @@ def test_setting_that_a_value_already_sets_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "spec"),
+    ("settings", "spec"),
     [
         ("", {"maxUnavailable": 1}),
         (",podDisruptionBudget.minAvailable=2", {"minAvailable": 2}),
@@ -192,9 +205,9 @@ def test_setting_that_a_value_already_sets_is_refused() -> None:
         (",podDisruptionBudget.maxUnavailable=50%", {"maxUnavailable": "50%"}),
     ],
 )
-@pytest.mark.parametrize("way", ["--set", "--set-string"])
-def test_disruption_budget_follows_its_values(said: str, spec: dict[str, Any], way: str) -> None:
-    found = one(render(way, f"podDisruptionBudget.enabled=true{said}"), "PodDisruptionBudget")["spec"]
+@pytest.mark.parametrize("option", ["--set", "--set-string"])
+def test_disruption_budget_follows_its_values(settings: str, spec: dict[str, Any], option: str) -> None:
+    found = get_object(render(option, f"podDisruptionBudget.enabled=true{settings}"), "PodDisruptionBudget")["spec"]
     assert {name: found[name] for name in found if name != "selector"} == spec
 
 
@@ -227,26 +240,30 @@ def test_error_of_a_wrong_value_says_what_is_allowed(args: str, message: str) ->
 def test_proxy_is_in_a_secret_and_a_change_replaces_the_pod() -> None:
     proxy = {"http": "http://h:1", "https": "http://user:pass@h:1", "noProxy": ["a.example", ".b.example"]}
     manifests = render(given={"proxy": proxy})
-    found = environment(manifests)
+    found = build_environment(manifests)
     assert (found["HTTP_PROXY"], found["HTTPS_PROXY"]) == (proxy["http"], proxy["https"])
     assert found["NO_PROXY"] == "a.example,.b.example"
     assert "user:pass" not in str(manifests)
 
-    def rolled(**change: str) -> Any:
-        return one(render(given={"proxy": {**proxy, **change}}), "Deployment")["spec"]["template"]["metadata"]
+    def render_pod_metadata(**change: str) -> Any:
+        return get_object(render(given={"proxy": {**proxy, **change}}), "Deployment")["spec"]["template"]["metadata"]
 
-    assert rolled() == one(manifests, "Deployment")["spec"]["template"]["metadata"] != rolled(https="http://other")
-    assert "Secret" not in kinds(render("--set", "proxy.noProxy=a.example"))
+    assert (
+        render_pod_metadata()
+        == get_object(manifests, "Deployment")["spec"]["template"]["metadata"]
+        != render_pod_metadata(https="http://other")
+    )
+    assert "Secret" not in list_kinds(render("--set", "proxy.noProxy=a.example"))
 
 
 @pytest.mark.parametrize("text", [PEM, base64.encodebytes(PEM.encode()).decode()], ids=["PEM", "base64"])
 def test_ca_bundle_is_a_file_beside_the_clouds(text: str) -> None:
     clouds = {"Stack": {"authority": "https://a", "vaultUrl": "https://{vault}.b"}}
     manifests = render(given={"caBundle": text, "clouds": clouds})
-    mount = container(manifests)["volumeMounts"][0]
-    volume = pod(manifests)["volumes"][0]
-    files = one(manifests, "ConfigMap", volume["configMap"]["name"])["data"]
-    settings = Settings.from_environment(environment(manifests))
+    mount = get_container(manifests)["volumeMounts"][0]
+    volume = get_pod_spec(manifests)["volumes"][0]
+    files = get_object(manifests, "ConfigMap", volume["configMap"]["name"])["data"]
+    settings = Settings.from_environment(build_environment(manifests))
     assert settings.ca_file == f"{mount['mountPath']}/ca.pem"
     assert settings.clouds_file == f"{mount['mountPath']}/clouds.json"
     assert files.keys() == {"ca.pem", "clouds.json"}
@@ -262,7 +279,7 @@ def test_network_policy_opens_the_ports_of_proxy_and_clouds() -> None:
             "B": {"authority": "https://login.b:9443/adfs", "vaultUrl": "https://b/{vault}"},
         },
     }
-    spec = one(render(given=given), "NetworkPolicy", FULL_NAME)["spec"]
+    spec = get_object(render(given=given), "NetworkPolicy", FULL_NAME)["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     assert spec["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
     open_ports = [(port["port"], port["protocol"]) for rule in spec["egress"] for port in rule["ports"]]
@@ -270,7 +287,7 @@ def test_network_policy_opens_the_ports_of_proxy_and_clouds() -> None:
         (port, "TCP") for port in (3128, 8443, 9443, 8443)
     ]
     closing = 'networkPolicy={"enabled":true,"egress":[],"ingress":[]}'
-    closed = one(render("--set-json", closing, "--set", "test.enabled=false"), "NetworkPolicy", FULL_NAME)
+    closed = get_object(render("--set-json", closing, "--set", "test.enabled=false"), "NetworkPolicy", FULL_NAME)
     assert closed["spec"].keys() == {"podSelector", "policyTypes"}
 
 
@@ -279,23 +296,23 @@ def test_network_policy_opens_the_ports_of_proxy_and_clouds() -> None:
 
 @pytest.mark.parametrize(("group", "kind"), [("serviceMonitor", OPERATOR[0]), ("prometheusRule", OPERATOR[1])])
 def test_kind_that_the_cluster_does_not_serve_is_refused_or_skipped(group: str, kind: str) -> None:
-    plain = kinds(render())
+    plain = list_kinds(render())
     added = {"serviceMonitor": {"Service", "ServiceMonitor"}, "prometheusRule": {"PrometheusRule"}}[group]
     on = ["--set-string", f"{group}.enabled=true"]
     with pytest.raises(helm.BadValues) as refused:
         render(*on)
     assert str(refused.value).startswith(f"{group}.enabled: the cluster does not serve {kind}, ")
     assert f"set {group}.renderMode to skipIfMissing, or to alwaysRender" in str(refused.value)
-    assert kinds(render(*on, "--set", f"{group}.renderMode=skipIfMissing")) == plain
-    assert kinds(render(*on, "--set", f"{group}.renderMode=alwaysRender")) == plain | added
-    assert kinds(render(*on, "--api-versions", kind)) == plain | added
+    assert list_kinds(render(*on, "--set", f"{group}.renderMode=skipIfMissing")) == plain
+    assert list_kinds(render(*on, "--set", f"{group}.renderMode=alwaysRender")) == plain | added
+    assert list_kinds(render(*on, "--api-versions", kind)) == plain | added
 
 
 def test_service_monitor_selects_the_pods_through_its_service() -> None:
     manifests = render("--set", "serviceMonitor.enabled=true", "--api-versions", OPERATOR[0])
-    monitor, service = one(manifests, "ServiceMonitor")["spec"], one(manifests, "Service")
+    monitor, service = get_object(manifests, "ServiceMonitor")["spec"], get_object(manifests, "Service")
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    labels = get_object(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
     [endpoint] = monitor["endpoints"]
     assert endpoint["port"] == service["spec"]["ports"][0]["name"]
@@ -304,9 +321,11 @@ def test_service_monitor_selects_the_pods_through_its_service() -> None:
 
 
 def test_alert_threshold_depends_on_poll_interval_and_jitter() -> None:
-    def first(*args: str) -> str:
+    def read_first_expression(*args: str) -> str:
         on = ["--set", "prometheusRule.enabled=true", "--api-versions", OPERATOR[1]]
-        return str(one(render(*on, *args), "PrometheusRule")["spec"]["groups"][0]["rules"][0]["expr"])
+        return str(get_object(render(*on, *args), "PrometheusRule")["spec"]["groups"][0]["rules"][0]["expr"])
 
-    assert first().endswith(" > 10800")
-    assert first("--set-string", "rotationPollIntervalInSeconds=86400,jitterSeconds=600").endswith(" > 94200")
+    assert read_first_expression().endswith(" > 10800")
+    assert read_first_expression("--set-string", "rotationPollIntervalInSeconds=86400,jitterSeconds=600").endswith(
+        " > 94200"
+    )

@@ -1,4 +1,4 @@
-"""tools/package as users run it: a reproducible folder that helm can install from a registry."""
+"""Test that tools/package makes a reproducible folder, and that helm can install its chart from a registry."""
 
 import hashlib
 import io
@@ -26,17 +26,17 @@ from tools.release.standalone import krew
 SHA256 = "SHA256SUMS"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def made(folder: Path, *args: str) -> dict[str, bytes]:
+def make_release(folder: Path, *args: str) -> dict[str, bytes]:
     assert package.main(["--changed", "--output", str(folder), *args]) == 0
-    return contents(folder)
+    return read_files(folder)
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[registry.Registry]:
+def oci_registry() -> Iterator[registry.Registry]:
     with registry.running() as running:
         yield running
 
@@ -47,57 +47,57 @@ def image_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, store: registry.Registry, image_archive: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, oci_registry: registry.Registry, image_archive: Path) -> Path:
     """Return a release for this registry, with an existing image."""
     into = tmp_path_factory.mktemp("made") / "release"
-    made(into, "--registry", f"{store.address}/akv", "--image", str(image_archive))
+    make_release(into, "--registry", f"{oci_registry.address}/akv", "--image", str(image_archive))
     return into
 
 
-def artifact(folder: Path, name: str) -> dict[str, bytes]:
-    return contents(folder / "oci" / name)
+def read_artifact(folder: Path, name: str) -> dict[str, bytes]:
+    return read_files(folder / "oci" / name)
 
 
-def tgz(folder: Path) -> Path:
+def get_chart_path(folder: Path) -> Path:
     return folder / f"akv-secret-store-{image.chart_version()}.tgz"
 
 
 def test_second_package_has_the_same_bytes(
-    folder: Path, store: registry.Registry, image_archive: Path, tmp_path: Path
+    folder: Path, oci_registry: registry.Registry, image_archive: Path, tmp_path: Path
 ) -> None:
-    again = made(tmp_path / "again", "--registry", f"{store.address}/akv", "--image", str(image_archive))
-    assert again == contents(folder)
+    again = make_release(tmp_path / "again", "--registry", f"{oci_registry.address}/akv", "--image", str(image_archive))
+    assert again == read_files(folder)
 
 
 def test_checksums_cover_every_file(folder: Path) -> None:
     checked = subprocess.run(["sha256sum", "--check", SHA256], cwd=folder, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     named = {line.split("  ", 1)[1] for line in (folder / SHA256).read_text().splitlines()}
-    assert named == contents(folder).keys() - {SHA256}
+    assert named == read_files(folder).keys() - {SHA256}
 
 
 def test_helm_pulls_the_chart_that_was_pushed_from_the_layout(
-    folder: Path, store: registry.Registry, tmp_path: Path
+    folder: Path, oci_registry: registry.Registry, tmp_path: Path
 ) -> None:
-    pushed = store.push(f"akv/{layout.CHART}", artifact(folder, "chart"))
+    pushed = oci_registry.push(f"akv/{layout.CHART}", read_artifact(folder, "chart"))
     assert pushed in (folder / "RELEASE.md").read_text()
-    at = ["--plain-http", "--version", image.chart_version(), "--destination", str(tmp_path)]
-    helm.run(["pull", f"oci://{store.address}/akv/{layout.CHART}", *at])
-    assert (tmp_path / tgz(folder).name).read_bytes() == tgz(folder).read_bytes()
+    flags = ["--plain-http", "--version", image.chart_version(), "--destination", str(tmp_path)]
+    helm.run(["pull", f"oci://{oci_registry.address}/akv/{layout.CHART}", *flags])
+    assert (tmp_path / get_chart_path(folder).name).read_bytes() == get_chart_path(folder).read_bytes()
 
 
-def test_chart_artifact_equals_one_that_helm_pushes(folder: Path, store: registry.Registry) -> None:
-    helm.run(["push", str(tgz(folder)), f"oci://{store.address}/by-helm", "--plain-http"])
-    _, content = store.manifests[f"by-helm/{layout.NAME}"][image.chart_version()]
-    theirs, ours = json.loads(content), manifest(artifact(folder, "chart"))
-    assert ours["layers"] == theirs["layers"]
-    assert ours["config"]["mediaType"] == theirs["config"]["mediaType"]
-    their_config = json.loads(store.blobs[theirs["config"]["digest"]])
-    assert json.loads(blob(artifact(folder, "chart"), ours["config"]["digest"])) == their_config
+def test_chart_artifact_equals_one_that_helm_pushes(folder: Path, oci_registry: registry.Registry) -> None:
+    helm.run(["push", str(get_chart_path(folder)), f"oci://{oci_registry.address}/by-helm", "--plain-http"])
+    _, content = oci_registry.manifests[f"by-helm/{layout.NAME}"][image.chart_version()]
+    pushed, packed = json.loads(content), read_manifest(read_artifact(folder, "chart"))
+    assert packed["layers"] == pushed["layers"]
+    assert packed["config"]["mediaType"] == pushed["config"]["mediaType"]
+    pushed_config = json.loads(oci_registry.blobs[pushed["config"]["digest"]])
+    assert json.loads(get_blob(read_artifact(folder, "chart"), packed["config"]["digest"])) == pushed_config
 
 
-def test_chart_from_the_registry_has_the_image_by_digest(folder: Path, store: registry.Registry) -> None:
-    store.push(f"akv/{layout.CHART}", artifact(folder, "chart"))
+def test_chart_from_the_registry_has_the_image_by_digest(folder: Path, oci_registry: registry.Registry) -> None:
+    oci_registry.push(f"akv/{layout.CHART}", read_artifact(folder, "chart"))
     where = [
         "--plain-http",
         "--version",
@@ -107,31 +107,37 @@ def test_chart_from_the_registry_has_the_image_by_digest(folder: Path, store: re
         "--kube-version",
         "1.37.2",
     ]
-    manifests = render.split(helm.run(["template", helm.RELEASE, f"oci://{store.address}/akv/{layout.CHART}", *where]))
+    manifests = render.split(
+        helm.run(["template", helm.RELEASE, f"oci://{oci_registry.address}/akv/{layout.CHART}", *where])
+    )
     [named] = render.images(list(manifests))
-    assert named == f"{store.address}/akv/akv-secret-store@{image_digest(folder)}"
+    assert named == f"{oci_registry.address}/akv/akv-secret-store@{read_image_digest(folder)}"
     assert (folder / "images.txt").read_text() == f"{named}\n"
-    about = yaml.safe_load(helm.run(["show", "chart", str(tgz(folder))]))
+    about = yaml.safe_load(helm.run(["show", "chart", str(get_chart_path(folder))]))
     assert yaml.safe_load(about["annotations"]["artifacthub.io/images"]) == [{"name": "controller", "image": named}]
 
 
-def test_flux_manifests_refer_to_the_pushed_chart(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
-    store.push(f"akv/{layout.MANIFESTS}", artifact(folder, "flux"))
-    kind, content = store.manifests[f"akv/{layout.MANIFESTS}"][image.chart_version()]
+def test_flux_manifests_refer_to_the_pushed_chart(
+    folder: Path, oci_registry: registry.Registry, tmp_path: Path
+) -> None:
+    oci_registry.push(f"akv/{layout.MANIFESTS}", read_artifact(folder, "flux"))
+    kind, content = oci_registry.manifests[f"akv/{layout.MANIFESTS}"][image.chart_version()]
     assert kind == oci.MANIFEST
     [layer] = json.loads(content)["layers"]
     packed = tmp_path / "layer.tgz"
-    packed.write_bytes(store.blobs[layer["digest"]])
+    packed.write_bytes(oci_registry.blobs[layer["digest"]])
     subprocess.run(["tar", "--extract", "--gzip", "--file", packed, "--directory", tmp_path], check=True)
     packed.unlink()
-    assert contents(tmp_path) == contents(folder / "flux")
+    assert read_files(tmp_path) == read_files(folder / "flux")
     repository = yaml.safe_load((tmp_path / "release" / "ocirepository.yaml").read_text())
-    assert repository["spec"]["url"] == f"oci://{store.address}/akv/{layout.CHART}"
+    assert repository["spec"]["url"] == f"oci://{oci_registry.address}/akv/{layout.CHART}"
     assert repository["spec"]["ref"] == {"tag": image.chart_version()}
-    [chart_layer] = manifest(artifact(folder, "chart"))["layers"]
+    [chart_layer] = read_manifest(read_artifact(folder, "chart"))["layers"]
     assert repository["spec"]["layerSelector"]["mediaType"] == chart_layer["mediaType"]
     template = json.loads((folder / "azure" / "flux.json").read_text())
-    assert template["parameters"]["artifactUrl"]["defaultValue"] == f"oci://{store.address}/akv/{layout.MANIFESTS}"
+    assert (
+        template["parameters"]["artifactUrl"]["defaultValue"] == f"oci://{oci_registry.address}/akv/{layout.MANIFESTS}"
+    )
     for name in template["resources"][0]["properties"]["kustomizations"]:
         kustomization = yaml.safe_load((tmp_path / name / "kustomization.yaml").read_text())
         assert all((tmp_path / name / resource).is_file() for resource in kustomization["resources"])
@@ -141,11 +147,11 @@ def test_flux_manifests_refer_to_the_pushed_chart(folder: Path, store: registry.
 
 def test_azure_template_has_the_image_digest_of_the_release(folder: Path) -> None:
     described = json.loads((folder / "azure" / "extension.json").read_text())
-    assert described["parameters"]["imageDigest"]["defaultValue"] == image_digest(folder)
-    assert f"image.digest={image_digest(folder)}" in described["variables"]["defaults"]
+    assert described["parameters"]["imageDigest"]["defaultValue"] == read_image_digest(folder)
+    assert f"image.digest={read_image_digest(folder)}" in described["variables"]["defaults"]
 
 
-def test_relocation_copies_all_artifacts(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
+def test_relocation_copies_all_artifacts(folder: Path, oci_registry: registry.Registry, tmp_path: Path) -> None:
     """A fake of skopeo prints its arguments."""
     script = folder / "relocate.sh"
     assert script.stat().st_mode & stat.S_IXUSR
@@ -154,10 +160,10 @@ def test_relocation_copies_all_artifacts(folder: Path, store: registry.Registry,
     program.chmod(0o755)
     ran = subprocess.run([script, "--more"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    version, target = image.chart_version(), f"docker://{store.address}/akv"
+    version, target = image.chart_version(), f"docker://{oci_registry.address}/akv"
     assert ran.stdout.splitlines() == [
-        f"copy --all --preserve-digests --more {source} {target}/{there}"
-        for source, there in (
+        f"copy --all --preserve-digests --more {source} {target}/{target_name}"
+        for source, target_name in (
             (f"oci-archive:images/akv-secret-store-{version}.tar", f"akv-secret-store:{version}"),
             (f"oci:oci/chart:{version}", f"charts/akv-secret-store:{version}"),
             (f"oci:oci/flux:{version}", f"flux/akv-secret-store:{version}"),
@@ -167,17 +173,18 @@ def test_relocation_copies_all_artifacts(folder: Path, store: registry.Registry,
 
 
 def test_default_registry_is_that_of_the_project(tmp_path: Path) -> None:
-    files = made(tmp_path / "release")
-    place, version = project.read().registry, image.chart_version()
+    files = make_release(tmp_path / "release")
+    registry_path, version = project.read().registry, image.chart_version()
     assert (
-        files["images.txt"].decode() == f"{place}/akv-secret-store:{version}\n{place}/akv-secret-store-test:{version}\n"
+        files["images.txt"].decode()
+        == f"{registry_path}/akv-secret-store:{version}\n{registry_path}/akv-secret-store-test:{version}\n"
     )
-    assert f"docker://{place}/{layout.CHART}:{version}" in files["relocate.sh"].decode()
-    assert f"This release does not contain the image: copy it to {place}" in files["relocate.sh"].decode()
+    assert f"docker://{registry_path}/{layout.CHART}:{version}" in files["relocate.sh"].decode()
+    assert f"This release does not contain the image: copy it to {registry_path}" in files["relocate.sh"].decode()
 
 
-def two_architectures(folder: Path) -> list[str]:
-    """Return the flags that give both images for both architectures."""
+def write_images_of_two_architectures(folder: Path) -> list[str]:
+    """Write both images for both architectures, and return the flags that name them."""
     flags = []
     for name in (layout.NAME, layout.TEST_NAME):
         for architecture in ("arm64", "amd64"):
@@ -193,14 +200,14 @@ def two_architectures(folder: Path) -> list[str]:
 
 
 def test_images_of_two_architectures_become_one_index(tmp_path: Path) -> None:
-    files = made(tmp_path / "release", "--registry", "r.example", *two_architectures(tmp_path))
+    files = make_release(tmp_path / "release", "--registry", "r.example", *write_images_of_two_architectures(tmp_path))
     listed = json.loads(files["artifacts.json"])
     for one in listed["artifacts"][:2]:
         with tarfile.open(tmp_path / "release" / "images" / f"{one['repository']}-{image.chart_version()}.tar") as tar:
             blobs = {entry.name: (tar.extractfile(entry) or io.BytesIO()).read() for entry in tar}
         [described] = json.loads(blobs["index.json"])["manifests"]
         assert (described["mediaType"], described["digest"]) == (oci.INDEX, one["digest"])
-        index = json.loads(blob(blobs, one["digest"]))
+        index = json.loads(get_blob(blobs, one["digest"]))
         assert [each["platform"] for each in index["manifests"]] == [
             {"architecture": architecture, "os": "linux"} for architecture in ("amd64", "arm64")
         ]
@@ -208,24 +215,25 @@ def test_images_of_two_architectures_become_one_index(tmp_path: Path) -> None:
         for digest, path in one["bills"].items():
             [content] = [each["content"] for each in json.loads(files[path])["metadata"]["component"]["hashes"]]
             assert f"sha256:{content}" == digest
-            manifest_of_one = json.loads(blob(blobs, digest))
+            manifest_of_one = json.loads(get_blob(blobs, digest))
             assert all(
-                oci.compute_digest(blob(blobs, part["digest"])) == part["digest"] for part in manifest_of_one["layers"]
+                oci.compute_digest(get_blob(blobs, part["digest"])) == part["digest"]
+                for part in manifest_of_one["layers"]
             )
     assert [line.partition("@")[2] for line in files["images.txt"].decode().splitlines()] == [
         one["digest"] for one in listed["artifacts"][:2]
     ]
-    assert yaml.safe_load(chart_file(tmp_path / "release", "values.yaml"))["test"]["enabled"] is True
+    assert yaml.safe_load(read_chart_file(tmp_path / "release", "values.yaml"))["test"]["enabled"] is True
 
 
-def chart_file(folder: Path, name: str) -> bytes:
-    with tarfile.open(tgz(folder)) as chart:
+def read_chart_file(folder: Path, name: str) -> bytes:
+    with tarfile.open(get_chart_path(folder)) as chart:
         packed = chart.extractfile(f"akv-secret-store/{name}")
         assert packed is not None
         return packed.read()
 
 
-def test_archive_that_is_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_archive_of_an_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_archive(tmp_path / "one.tar")
     flags = ["--image", str(one), "--image", str(write_archive(tmp_path / "two.tar"))]
     assert package.main(["--changed", "--output", str(tmp_path / "release"), *flags]) == 1
@@ -272,35 +280,41 @@ def test_existing_output_folder_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert not list(tmp_path.iterdir())
 
 
-def blob(files: dict[str, bytes], digest: str) -> bytes:
+def get_blob(files: dict[str, bytes], digest: str) -> bytes:
     return files[f"blobs/{digest.replace(':', '/')}"]
 
 
-def manifest(files: dict[str, bytes]) -> Any:
+def read_manifest(files: dict[str, bytes]) -> Any:
     [described] = json.loads(files["index.json"])["manifests"]
-    content = blob(files, described["digest"])
+    content = get_blob(files, described["digest"])
     assert f"sha256:{hashlib.sha256(content).hexdigest()}" == described["digest"]
     return json.loads(content)
 
 
-def image_digest(folder: Path) -> str:
+def read_image_digest(folder: Path) -> str:
     [line] = [line for line in (folder / "RELEASE.md").read_text().splitlines() if line.startswith("| image |")]
     return line.split("`")[1].partition("@")[2]
 
 
-def test_tools_of_a_release_run_with_only_python(store: registry.Registry, image_archive: Path, tmp_path: Path) -> None:
-    place = f"{store.address}/akv"
-    files = made(tmp_path / "release", "--with-tools", "--registry", place, "--image", str(image_archive))
+def test_tools_of_a_release_run_with_only_python(
+    oci_registry: registry.Registry, image_archive: Path, tmp_path: Path
+) -> None:
+    registry_path = f"{oci_registry.address}/akv"
+    files = make_release(
+        tmp_path / "release", "--with-tools", "--registry", registry_path, "--image", str(image_archive)
+    )
     folder = tmp_path / "release"
     for name in ("render", "doctor"):
         assert (folder / name).stat().st_mode & stat.S_IXUSR
-    [asked] = files["images.txt"].decode().splitlines()
+    [image_name] = files["images.txt"].decode().splitlines()
     manifests = {name for name in files if name.startswith("manifests/")}
-    assert any(f"image: {asked}" in files[name].decode().replace('"', "") for name in manifests if "deployment" in name)
+    assert any(
+        f"image: {image_name}" in files[name].decode().replace('"', "") for name in manifests if "deployment" in name
+    )
     outside = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     python = Path(sys.base_prefix, "bin", "python3")
     argv = [str(python), "-I", str(folder / "render"), "--images", "--no-hooks"]
-    assert subprocess.run(argv, env=outside, capture_output=True, text=True, check=True).stdout == f"{asked}\n"
+    assert subprocess.run(argv, env=outside, capture_output=True, text=True, check=True).stdout == f"{image_name}\n"
 
 
 def test_krew_manifest_refers_to_the_archive_of_the_release(tmp_path: Path) -> None:

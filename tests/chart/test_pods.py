@@ -1,15 +1,15 @@
-"""The pods: security contexts, probes, labels and images, and their replacement by an update."""
+"""Test the pods: security contexts, probes, labels and images, and their replacement by an update."""
 
 import pytest
 
 from controller.config.settings import Settings
-from tests.chart.rendering import container, one, render
+from tests.chart.rendering import get_container, get_object, render
 from tools.cli.common import helm
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
 def test_pods_fit_the_restricted_level(kind: str) -> None:
-    pod = one(render(), kind)["spec"]["template"]["spec"]
+    pod = get_object(render(), kind)["spec"]["template"]["spec"]
     assert pod["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": 65532,
@@ -30,11 +30,11 @@ def test_only_pods_that_need_a_token_mount_one() -> None:
     for account in (m for m in manifests if m["kind"] == "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
     for kind in ("Deployment", "Job"):
-        assert one(manifests, kind)["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
+        assert get_object(manifests, kind)["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
 
 
 def test_probes_use_their_own_port() -> None:
-    main = container(render())
+    main = get_container(render())
     assert main["ports"] == [
         {"name": "http", "containerPort": Settings().listen_port},
         {"name": "health", "containerPort": Settings().health_port},
@@ -44,9 +44,9 @@ def test_probes_use_their_own_port() -> None:
 
 
 def test_pod_labels_cannot_break_the_selector() -> None:
-    deployment = one(render("--set", r"podLabels.app\.kubernetes\.io/name=other,podLabels.tier=x"), "Deployment")[
-        "spec"
-    ]
+    deployment = get_object(
+        render("--set", r"podLabels.app\.kubernetes\.io/name=other,podLabels.tier=x"), "Deployment"
+    )["spec"]
     labels = deployment["template"]["metadata"]["labels"]
     assert labels["tier"] == "x"
     assert deployment["selector"]["matchLabels"].items() <= labels.items()
@@ -70,11 +70,11 @@ def test_image_reference_follows_its_values(args: list[str], image: str | None) 
             render(*args)
         return
     manifests = render(*args)
-    assert container(manifests)["image"] == image
-    assert one(manifests, "Job")["spec"]["template"]["spec"]["containers"][0]["image"] == image
+    assert get_container(manifests)["image"] == image
+    assert get_object(manifests, "Job")["spec"]["template"]["spec"]["containers"][0]["image"] == image
 
 
 def test_update_starts_the_new_pod_before_the_old_one_ends() -> None:
-    spec = one(render("--set-string", "replicaCount=2"), "Deployment")["spec"]
+    spec = get_object(render("--set-string", "replicaCount=2"), "Deployment")["spec"]
     assert spec["replicas"] == 2
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}

@@ -1,18 +1,28 @@
-"""The admission policies: their versions, their bindings, and the choice of the administrator without policies."""
+"""Test the admission policies: their versions and bindings, and the administrator's choice without policies."""
 
 import pytest
 
 from controller.config.settings import Settings
-from tests.chart.rendering import FULL_NAME, NEWEST, OLDEST, WITHOUT_POLICIES, Manifest, environment, kinds, one, render
+from tests.chart.rendering import (
+    FULL_NAME,
+    NEWEST,
+    OLDEST,
+    WITHOUT_POLICIES,
+    Manifest,
+    build_environment,
+    get_object,
+    list_kinds,
+    render,
+)
 from tools.cli.common import helm
 from tools.codegen import policies
 
 # Policies for objects that the controller creates for an AKVSync.
-MADE = {"secretsyncs", "secretproviderclasses"}
+AKV_SYNC_POLICIES = {"secretsyncs", "secretproviderclasses"}
 
 
-def installed(manifests: list[Manifest]) -> set[str]:
-    """Return the first parts of the names of the policies."""
+def list_policies(manifests: list[Manifest]) -> set[str]:
+    """Return the first parts of the names of the policies for the controller."""
     found = {m["metadata"]["name"].split(".")[0] for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"}
     return found - {policies.CRD_JOB.name}
 
@@ -20,17 +30,28 @@ def installed(manifests: list[Manifest]) -> set[str]:
 @pytest.mark.parametrize("version", ["1.30.0", "1.31.4-gke.1183000", "1.33.5+k3s1", NEWEST])
 def test_policies_are_rendered_from_1_30(version: str) -> None:
     manifests = render(version=version)
-    assert installed(manifests) == {"secrets", "no-delete", "tokens", "events", "lease", "overlap", "type-stays", *MADE}
-    assert environment(manifests)["PROBE_SECRET_TYPE"] in policies.NEVER_ALLOWED
+    assert list_policies(manifests) == {
+        "secrets",
+        "no-delete",
+        "tokens",
+        "events",
+        "lease",
+        "overlap",
+        "type-stays",
+        *AKV_SYNC_POLICIES,
+    }
+    assert build_environment(manifests)["PROBE_SECRET_TYPE"] in policies.NEVER_ALLOWED
 
 
 def test_policies_are_rendered_if_the_api_versions_include_them() -> None:
     served = ["apps/v1/Deployment", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
-    assert "ValidatingAdmissionPolicy" in kinds(render(*(word for api in served for word in ("--api-versions", api))))
+    assert "ValidatingAdmissionPolicy" in list_kinds(
+        render(*(word for api in served for word in ("--api-versions", api)))
+    )
 
 
 @pytest.mark.parametrize(
-    ("version", "args", "why"),
+    ("version", "args", "reason"),
     [
         (OLDEST, [], "Kubernetes v1.27.16 serves no v1 ValidatingAdmissionPolicy"),
         (WITHOUT_POLICIES, [], "Kubernetes v1.29.15 serves no v1 ValidatingAdmissionPolicy"),
@@ -39,32 +60,32 @@ def test_policies_are_rendered_if_the_api_versions_include_them() -> None:
             ["--set-string", "validatingAdmissionPolicies.applyPolicies=false"],
             "validatingAdmissionPolicies.applyPolicies is false",
         ),
-        # An API server whose known API versions do not include policies.
+        # The known API versions of this API server do not include policies.
         (NEWEST, ["--api-versions", "apps/v1/Deployment"], "serves no v1 ValidatingAdmissionPolicy"),
     ],
 )
-def test_without_policies_the_administrator_must_choose(version: str, args: list[str], why: str) -> None:
+def test_without_policies_the_administrator_must_choose(version: str, args: list[str], reason: str) -> None:
     with pytest.raises(helm.BadValues) as refused:
         render(*args, version=version)
-    for part in (why, "watchNamespaces", "acceptUnrestrictedTokens=true"):
+    for part in (reason, "watchNamespaces", "acceptUnrestrictedTokens=true"):
         assert part in str(refused.value)
     for choice in (["--set-string", "acceptUnrestrictedTokens=true"], ["--set", "watchNamespaces={shop}"]):
         manifests = render(*args, *choice, version=version)
-        assert "ValidatingAdmissionPolicy" not in kinds(manifests)
-        assert "PROBE_SECRET_TYPE" not in environment(manifests)
+        assert "ValidatingAdmissionPolicy" not in list_kinds(manifests)
+        assert "PROBE_SECRET_TYPE" not in build_environment(manifests)
 
 
 def test_without_akvsync_its_rights_and_policies_are_not_rendered() -> None:
     manifests = render("--set-string", "akvSync.enabled=false", "--no-hooks")
-    role = one(manifests, "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
+    role = get_object(manifests, "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
     assert [rule for rule in role["rules"] if set(rule["verbs"]) - {"list", "watch"}] == [
         {"apiGroups": ["secret-sync.x-k8s.io"], "resources": ["secretsyncs/status"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "patch"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
     ]
-    assert installed(manifests) == installed(render()) - MADE
-    assert not Settings.from_environment(environment(manifests)).akv_sync
+    assert list_policies(manifests) == list_policies(render()) - AKV_SYNC_POLICIES
+    assert not Settings.from_environment(build_environment(manifests)).akv_sync
 
 
 @pytest.mark.parametrize(
@@ -72,32 +93,36 @@ def test_without_akvsync_its_rights_and_policies_are_not_rendered() -> None:
 )
 def test_settings_match_the_rendered_policies(args: list[str]) -> None:
     manifests = render(*args)
-    settings = Settings.from_environment(environment(manifests))
-    assert installed(manifests) == {policy.name for policy in policies.POLICIES if policy.is_installed(settings)}
+    settings = Settings.from_environment(build_environment(manifests))
+    assert list_policies(manifests) == {policy.name for policy in policies.POLICIES if policy.is_installed(settings)}
 
 
 @pytest.mark.parametrize("args", [[], ["--set", "serviceAccount.name=writer"], ["--set", "fullnameOverride=x"]])
 def test_policies_and_bindings_name_the_service_account(args: list[str]) -> None:
     manifests = render(*args, release="mine", namespace="theirs")
-    account = one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
-    assert one(manifests, "ServiceAccount", account)["metadata"]["namespace"] == "theirs"
+    account = get_object(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
+    assert get_object(manifests, "ServiceAccount", account)["metadata"]["namespace"] == "theirs"
     found = [m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]
     assert found
-    crds = one(manifests, "ServiceAccount", one(manifests, "Job")["spec"]["template"]["spec"]["serviceAccountName"])
+    crds = get_object(
+        manifests, "ServiceAccount", get_object(manifests, "Job")["spec"]["template"]["spec"]["serviceAccountName"]
+    )
     for policy in found:
-        judged = crds["metadata"]["name"] if policy["metadata"]["name"].startswith("crds.") else account
+        checked_account = crds["metadata"]["name"] if policy["metadata"]["name"].startswith("crds.") else account
         conditions = [item["expression"] for item in policy["spec"].get("matchConditions", [])]
         applies_to_all_users = policy["metadata"]["name"].startswith("type-stays.")
-        binding = one(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
+        binding = get_object(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
         if policy["metadata"]["name"].startswith("overlap."):
-            assert conditions[-1] == f"request.userInfo.username != 'system:serviceaccount:theirs:{judged}'"
-            deployment = one(manifests, "Deployment")
+            assert conditions[-1] == f"request.userInfo.username != 'system:serviceaccount:theirs:{checked_account}'"
+            deployment = get_object(manifests, "Deployment")
             lease = {"name": deployment["metadata"]["name"], "namespace": "theirs", "parameterNotFoundAction": "Allow"}
             assert binding["spec"]["paramRef"] == lease
             assert policy["spec"]["failurePolicy"] == "Ignore"
             continue
         assert conditions == (
-            [] if applies_to_all_users else [f"request.userInfo.username == 'system:serviceaccount:theirs:{judged}'"]
+            []
+            if applies_to_all_users
+            else [f"request.userInfo.username == 'system:serviceaccount:theirs:{checked_account}'"]
         )
         assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny", "Audit"]}
     subjects = [

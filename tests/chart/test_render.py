@@ -1,4 +1,4 @@
-"""The output, the files and the errors of tools/render, compared with helm."""
+"""Test the output, the files and the errors of tools/render, and compare them with helm."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from controller.runtime import bounded_yaml
-from tests.chart.rendering import parsed
+from tests.chart.rendering import parse_objects
 from tools import lint
 from tools.cli.common import helm
 from tools.cli.render import render
@@ -46,7 +46,7 @@ def run(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def render_with_helm(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Return the objects that helm renders, after a translation of the flags."""
+    """Translate the flags to those of helm, and return the objects that helm renders."""
     words = ["mine" if "mine" in arguments else helm.RELEASE, str(helm.CHART)]
     if "--namespace" not in arguments:
         words += ["--namespace", helm.RELEASE]
@@ -62,14 +62,14 @@ def render_with_helm(arguments: list[str], folder: Path) -> list[dict[str, Any]]
             words.append(word)
     command = [str(helm.find_executable()), "template", "--skip-tests", *words]
     done = subprocess.run(command, env=helm.isolated_environment(folder), check=True, capture_output=True, text=True)
-    return parsed(done.stdout)
+    return parse_objects(done.stdout)
 
 
-def key(document: dict[str, Any]) -> str:
+def serialize(document: dict[str, Any]) -> str:
     return json.dumps(document, sort_keys=True)
 
 
-def identity(document: dict[str, Any]) -> tuple[str, str, str]:
+def identify(document: dict[str, Any]) -> tuple[str, str, str]:
     metadata = document["metadata"]
     return document["kind"], metadata.get("namespace", ""), metadata["name"]
 
@@ -78,27 +78,27 @@ def identity(document: dict[str, Any]) -> tuple[str, str, str]:
 def test_rendered_objects_equal_those_of_helm_template(arguments: list[str], tmp_path: Path) -> None:
     done = run(*arguments)
     assert done.stderr == ""
-    ours = list(yaml.load_all(done.stdout, Loader=bounded_yaml.LOADER))
-    theirs = render_with_helm(arguments, tmp_path)
-    assert Counter(map(key, ours)) == Counter(map(key, theirs))
-    assert len(set(map(identity, ours))) == len(ours) > 5
-    assert [manifest.object for manifest in rendered(*arguments)] == ours
+    rendered = list(yaml.load_all(done.stdout, Loader=bounded_yaml.LOADER))
+    expected = render_with_helm(arguments, tmp_path)
+    assert Counter(map(serialize, rendered)) == Counter(map(serialize, expected))
+    assert len(set(map(identify, rendered))) == len(rendered) > 5
+    assert [manifest.object for manifest in render_cached(*arguments)] == rendered
 
 
 @functools.cache
-def rendered(*arguments: str) -> list[render.RenderedObject]:
-    """Render once for all tests of the same options."""
-    return render.render(options([*arguments]))
+def render_cached(*arguments: str) -> list[render.RenderedObject]:
+    """Return the objects for these flags. Tests with the same flags share one result."""
+    return render.render(parse_options([*arguments]))
 
 
-def options(arguments: list[str]) -> render.RenderOptions:
+def parse_options(arguments: list[str]) -> render.RenderOptions:
     parser = render.parser()
     return render.options(parser.parse_args(arguments))
 
 
 @pytest.mark.parametrize("arguments", MATRIX.values(), ids=MATRIX.keys())
 def test_every_namespaced_object_names_its_namespace(arguments: list[str]) -> None:
-    for manifest in rendered(*arguments):
+    for manifest in render_cached(*arguments):
         cluster_wide = manifest.kind.startswith(("ClusterRole", "CustomResource", "Validating", "Bundle"))
         assert bool(manifest.namespace) is not cluster_wide, manifest.file
 
@@ -125,8 +125,8 @@ def test_policies_come_before_the_workloads_that_they_restrict(tmp_path: Path) -
 
 def test_kubernetes_version_decides_whether_policies_are_rendered() -> None:
     oldest = ["--kube-version", "1.27.16", "--set", "acceptUnrestrictedTokens=true"]
-    assert "ValidatingAdmissionPolicy" not in {manifest.kind for manifest in rendered(*oldest)}
-    assert "ValidatingAdmissionPolicy" in {manifest.kind for manifest in rendered()}
+    assert "ValidatingAdmissionPolicy" not in {manifest.kind for manifest in render_cached(*oldest)}
+    assert "ValidatingAdmissionPolicy" in {manifest.kind for manifest in render_cached()}
 
 
 def test_images_are_listed_for_mirroring() -> None:
@@ -186,7 +186,7 @@ def test_invalid_option_is_one_readable_line(
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         (b"a: b: c\n", "mapping values are not allowed"),
         (b"- 1\n", "its top level must be a mapping (found: array)"),
@@ -198,14 +198,14 @@ def test_invalid_option_is_one_readable_line(
     ],
 )
 def test_unusable_values_file_is_named(
-    tmp_path: Path, text: bytes, why: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, text: bytes, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "values.yaml"
     path.write_bytes(text)
     assert render.main(["--values", str(path)]) == 2
     (message,) = capsys.readouterr().err.splitlines()
     assert str(path) in message
-    assert why in message
+    assert reason in message
 
 
 def test_error_of_helm_without_a_value_name_is_reported() -> None:

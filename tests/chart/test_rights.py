@@ -1,9 +1,9 @@
-"""The rights of the controller, in the cluster or in watched namespaces, of its lease, and of users."""
+"""Test the rights of the controller in the cluster or in watched namespaces, and those of users."""
 
 import pytest
 
 from controller.kube import permissions
-from tests.chart.rendering import FULL_NAME, OLDEST, Manifest, environment, kinds, one, render
+from tests.chart.rendering import FULL_NAME, OLDEST, Manifest, build_environment, get_object, list_kinds, render
 from tools.cli.common import helm
 
 TOKEN_PROBE = {
@@ -25,7 +25,7 @@ LEASE_CREATION = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
 @pytest.mark.parametrize("enabled", ["true", "True", "TRUE", "false"])
 def test_role_grants_exactly_the_table_of_permissions(enabled: str) -> None:
     manifests = render("--set-string", f"akvSync.enabled={enabled}")
-    role = one(manifests, "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
+    role = get_object(manifests, "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
     granted = [
         (group, resource, verb)
         for rule in role["rules"]
@@ -33,25 +33,25 @@ def test_role_grants_exactly_the_table_of_permissions(enabled: str) -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     ]
-    asked = {
+    used = {
         (handle.resource.group, "/".join(filter(None, [handle.resource.plural, handle.subresource])), verb)
         for handle in (*permissions.CONTROLLER, *(permissions.AKV_SYNC if enabled != "false" else ()))
         for verb in handle.verbs
     }
-    assert sorted(granted) == sorted(asked)
+    assert sorted(granted) == sorted(used)
 
 
 @pytest.mark.parametrize(
-    "way", [["--set", "watchNamespaces={shop,web}"], ["--set-string", r"watchNamespaces=shop\, web"]]
+    "flags", [["--set", "watchNamespaces={shop,web}"], ["--set-string", r"watchNamespaces=shop\, web"]]
 )
-def test_watched_namespaces_get_roles_and_the_cluster_gets_none(way: list[str]) -> None:
-    manifests = render(*way, "--no-hooks", *NO_TEST)
-    assert not kinds(manifests) & {"ClusterRole", "ClusterRoleBinding"}
+def test_watched_namespaces_get_roles_and_the_cluster_gets_none(flags: list[str]) -> None:
+    manifests = render(*flags, "--no-hooks", *NO_TEST)
+    assert not list_kinds(manifests) & {"ClusterRole", "ClusterRoleBinding"}
     roles = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "Role"}
     assert roles.keys() == {"shop", "web", helm.RELEASE}
-    everywhere = one(render(), "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
+    everywhere = get_object(render(), "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
     assert roles["shop"]["rules"] == roles["web"]["rules"] == everywhere["rules"]
-    # The readiness probe makes a dry run in the namespace of the release, which the policies must refuse.
+    # The readiness probe sends dry-run requests in the namespace of the release. The policies must refuse them.
     assert roles[helm.RELEASE]["rules"] == [
         LEASE_RULE,
         LEASE_CREATION,
@@ -61,47 +61,49 @@ def test_watched_namespaces_get_roles_and_the_cluster_gets_none(way: list[str]) 
     bindings = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "RoleBinding"}
     for namespace, role in roles.items():
         assert bindings[namespace]["roleRef"]["name"] == role["metadata"]["name"]
-    assert environment(manifests)["WATCH_NAMESPACES"] == "shop,web"
+    assert build_environment(manifests)["WATCH_NAMESPACES"] == "shop,web"
 
 
 def test_without_the_probe_its_right_is_not_granted() -> None:
     manifests = render("--set", "watchNamespaces={shop}", version=OLDEST)
-    assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, LEASE_CREATION]
+    assert get_object(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, LEASE_CREATION]
     manifests = render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}")
-    assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, LEASE_CREATION, TOKEN_PROBE]
+    assert get_object(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, LEASE_CREATION, TOKEN_PROBE]
 
 
 @pytest.mark.parametrize("where", [[], ["--set", "watchNamespaces={shop}"]])
 def test_right_to_get_service_accounts_needs_its_value(where: list[str]) -> None:
-    def grants(*args: str) -> list[Manifest]:
+    def list_rules(*args: str) -> list[Manifest]:
         rules = [rule for m in render("--no-hooks", *where, *args) for rule in m.get("rules", [])]
         return [rule for rule in rules if "serviceaccounts" in rule["resources"]]
 
-    assert grants() == []
-    [rule] = grants("--set-string", "identityFromServiceAccount=true")
+    assert list_rules() == []
+    [rule] = list_rules("--set-string", "identityFromServiceAccount=true")
     assert rule == {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get"]}
 
 
-def token_rights(*args: str) -> dict[tuple[str, str], list[str]]:
+def list_token_rights(*args: str) -> dict[tuple[str, str], list[str]]:
     """Return the names of the ServiceAccounts whose tokens each role allows, or `*` for a role without names."""
     found = {}
     for role in render(*args, "--no-hooks"):
         for rule in role.get("rules", []) if role["kind"] in ("Role", "ClusterRole") else []:
             if rule["resources"] == ["serviceaccounts/token"] and rule != TOKEN_PROBE:
                 assert rule["verbs"] == ["create"]
-                place = role["metadata"].get("namespace", "")
-                found[place, role["metadata"]["name"]] = rule.get("resourceNames", ["*"])
+                namespace = role["metadata"].get("namespace", "")
+                found[namespace, role["metadata"]["name"]] = rule.get("resourceNames", ["*"])
     return found
 
 
 def test_rights_to_review_need_the_authentication_of_metrics() -> None:
-    def reviews(*args: str) -> list[Manifest]:
+    def list_review_objects(*args: str) -> list[Manifest]:
         found = [each for each in render("--no-hooks", *args) if each["metadata"]["name"].startswith("metrics")]
         return sorted(found, key=lambda each: (each["kind"], each["metadata"]["name"]))
 
-    assert reviews() == []
-    assert reviews("--set", "metrics.tls.secretName=x") == []
-    found = reviews("--set", "metrics.tls.secretName=x,metrics.authentication.enabled=true,watchNamespaces={shop}")
+    assert list_review_objects() == []
+    assert list_review_objects("--set", "metrics.tls.secretName=x") == []
+    found = list_review_objects(
+        "--set", "metrics.tls.secretName=x,metrics.authentication.enabled=true,watchNamespaces={shop}"
+    )
     assert [each["kind"] for each in found] == ["ClusterRole", "ClusterRole", "ClusterRoleBinding"]
     rules = [rule for each in found for rule in each.get("rules", [])]
     assert [(rule.get("resources"), rule.get("nonResourceURLs"), rule["verbs"]) for rule in rules] == [
@@ -134,15 +136,15 @@ def test_only_tokens_of_listed_service_accounts_are_granted(
     listed: str, granted: dict[tuple[str, str], list[str]]
 ) -> None:
     args = ("--set-json", f"tokenRequest.serviceAccounts={listed}")
-    assert token_rights(*args) == granted
-    assert token_rights(*args, *NO_TEST) == {
+    assert list_token_rights(*args) == granted
+    assert list_token_rights(*args, *NO_TEST) == {
         role: left for role, names in granted.items() if (left := [name for name in names if "-sample" not in name])
     }
 
 
 def test_only_tokens_in_watched_namespaces_are_granted() -> None:
     listed = ("--set-json", 'tokenRequest.serviceAccounts=["shop/a", "akv"]', *NO_TEST)
-    assert token_rights("--set", "watchNamespaces={shop,web}", *listed) == {
+    assert list_token_rights("--set", "watchNamespaces={shop,web}", *listed) == {
         ("shop", EVERYWHERE): ["akv"],
         ("web", EVERYWHERE): ["akv"],
         ("shop", f"{EVERYWHERE}.tokens"): ["a"],
@@ -160,10 +162,10 @@ def test_entry_that_is_not_a_service_account_is_refused(entry: str) -> None:
 @pytest.mark.parametrize("args", [[], ["--set", "fullnameOverride=x"], ["--set-string", "nameOverride=1e3"]])
 def test_lease_and_its_right_have_the_name_of_the_deployment(args: list[str]) -> None:
     manifests = render(*args, *NO_TEST)
-    name = one(manifests, "Deployment")["metadata"]["name"]
-    assert "Lease" not in kinds(manifests)
-    assert environment(manifests)["LEASE_NAME"] == name
-    assert one(manifests, "Role")["rules"] == [
+    name = get_object(manifests, "Deployment")["metadata"]["name"]
+    assert "Lease" not in list_kinds(manifests)
+    assert build_environment(manifests)["LEASE_NAME"] == name
+    assert get_object(manifests, "Role")["rules"] == [
         {**LEASE_RULE, "resourceNames": [name]},
         LEASE_CREATION,
         {**TOKEN_PROBE, "resourceNames": [name]},
@@ -172,15 +174,15 @@ def test_lease_and_its_right_have_the_name_of_the_deployment(args: list[str]) ->
 
 def test_existing_service_account_is_used_and_not_created() -> None:
     manifests = render("--set-string", "serviceAccount.create=false,serviceAccount.name=there", "--no-hooks", *NO_TEST)
-    assert "ServiceAccount" not in kinds(manifests)
-    assert one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "there"
+    assert "ServiceAccount" not in list_kinds(manifests)
+    assert get_object(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "there"
 
 
 def test_users_get_rights_by_aggregated_roles_unless_disabled() -> None:
-    def found(*args: str) -> list[str]:
+    def list_roles(*args: str) -> list[str]:
         label = "rbac.authorization.k8s.io/aggregate-to-admin"
         return [m["metadata"]["name"] for m in render(*args) if label in m["metadata"].get("labels", {})]
 
-    assert found() == [f"{name}.{FULL_NAME}.{helm.RELEASE}" for name in ("view", "edit")]
-    assert found("--set-string", "rbac.aggregateToDefaultRoles=False") == []
-    assert found("--set", "watchNamespaces={shop}") == []
+    assert list_roles() == [f"{name}.{FULL_NAME}.{helm.RELEASE}" for name in ("view", "edit")]
+    assert list_roles("--set-string", "rbac.aggregateToDefaultRoles=False") == []
+    assert list_roles("--set", "watchNamespaces={shop}") == []

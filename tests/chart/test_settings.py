@@ -1,4 +1,4 @@
-"""The values that reach the controller: its environment and the file of clouds."""
+"""Test that the values reach the controller in its environment and in the file of clouds."""
 
 import copy
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from controller.config.settings import BUILT_IN_CLOUDS, Cloud, Settings, parse_clouds
-from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render
+from tests.chart.rendering import FULL_NAME, Manifest, build_environment, get_container, get_object, render
 from tools.cli.common import helm
 
 # Settings of the chart without values, in addition to the defaults of the controller.
@@ -46,7 +46,7 @@ def test_values_reach_the_settings_of_the_controller() -> None:
         "watchNamespaces": ["shop", "web", "shop"],
         "logLevel": "debug",
     }
-    settings = Settings.from_environment(environment(render(given=given)))
+    settings = Settings.from_environment(build_environment(render(given=given)))
     assert settings == msgspec.structs.replace(
         DEFAULTS,
         rotation_poll_interval=120,
@@ -64,24 +64,24 @@ def test_values_reach_the_settings_of_the_controller() -> None:
 
 
 def test_without_values_the_controller_has_its_defaults() -> None:
-    assert Settings.from_environment(environment(render())) == DEFAULTS
+    assert Settings.from_environment(build_environment(render())) == DEFAULTS
 
 
 def test_clouds_are_a_file_and_a_change_replaces_the_pod() -> None:
     cloud = {"authority": "https://login.stack", "vaultUrl": "https://{vault}.<stack>", "ca": "-----\nabc\n-----\n"}
     given = {"clouds": {"Stack": cloud}, "defaultCloud": "Stack"}
     manifests = render(given=given)
-    [mount, _] = container(manifests)["volumeMounts"]
-    [volume, _] = one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
-    config = one(manifests, "ConfigMap", volume["configMap"]["name"])
-    variables = environment(manifests)
+    [mount, _] = get_container(manifests)["volumeMounts"]
+    [volume, _] = get_object(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    config = get_object(manifests, "ConfigMap", volume["configMap"]["name"])
+    variables = build_environment(manifests)
     [(name, content)] = config["data"].items()
     assert variables["CLOUDS_FILE"] == f"{mount['mountPath']}/{name}"
     found = msgspec.json.decode(content, type=dict[str, Cloud])["Stack"]
     assert (found.authority, found.vault_url, found.ca) == (cloud["authority"], cloud["vaultUrl"], cloud["ca"])
 
     def annotations(rendered: list[Manifest]) -> Any:
-        return one(rendered, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        return get_object(rendered, "Deployment")["spec"]["template"]["metadata"]["annotations"]
 
     changed = copy.deepcopy(given)
     changed["clouds"]["Stack"]["authority"] = "https://other.stack"  # type: ignore[index]
@@ -91,8 +91,8 @@ def test_clouds_are_a_file_and_a_change_replaces_the_pod() -> None:
 
 def test_single_field_of_a_built_in_cloud_can_be_set() -> None:
     arguments = ["--set-string", "clouds.AzureChinaCloud.apiVersion=2016-10-01", "--set", "networkPolicy.enabled=true"]
-    [volume, _] = one(manifests := render(*arguments), "Deployment")["spec"]["template"]["spec"]["volumes"]
-    content = one(manifests, "ConfigMap", volume["configMap"]["name"])["data"]["clouds.json"]
+    [volume, _] = get_object(manifests := render(*arguments), "Deployment")["spec"]["template"]["spec"]["volumes"]
+    content = get_object(manifests, "ConfigMap", volume["configMap"]["name"])["data"]["clouds.json"]
     assert parse_clouds(content.encode())["AzureChinaCloud"] == msgspec.structs.replace(
         BUILT_IN_CLOUDS["AzureChinaCloud"], api_version="2016-10-01"
     )
@@ -110,7 +110,7 @@ def test_unknown_default_cloud_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replicas", "duration", "interval", "wanted"),
+    ("replicas", "duration", "interval", "expected"),
     [
         (1, 0, 0, (60, 15)),
         (2, 0, 0, (15, 2)),
@@ -124,9 +124,9 @@ def test_unknown_default_cloud_is_refused() -> None:
     ],
 )
 def test_lease_times_depend_on_the_number_of_pods(
-    replicas: Any, duration: Any, interval: Any, wanted: tuple[int, int]
+    replicas: Any, duration: Any, interval: Any, expected: tuple[int, int]
 ) -> None:
     election = {"leaseDurationInSeconds": duration, "renewIntervalInSeconds": interval}
     given = {"replicaCount": replicas, "leaderElection": election}
-    settings = Settings.from_environment(environment(render(given=given)))
-    assert (settings.lease_duration, settings.lease_renew_interval) == wanted
+    settings = Settings.from_environment(build_environment(render(given=given)))
+    assert (settings.lease_duration, settings.lease_renew_interval) == expected

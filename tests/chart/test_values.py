@@ -1,4 +1,4 @@
-"""The values of the chart: invalid ones are refused with their path, and each one changes a manifest."""
+"""Test that the chart refuses invalid values with their path, and that each value changes a manifest."""
 
 import functools
 import shutil
@@ -11,7 +11,7 @@ import pytest
 import yaml
 from msgspec import inspect
 
-from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, nested, render, text
+from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, nested, render, render_text
 from tools.cli.common import helm
 from tools.codegen import values
 
@@ -23,7 +23,7 @@ from tools.codegen import values
         (["--set-string", "rotationPollIntervalInSeconds=0"], "rotationPollIntervalInSeconds"),
         (["--set", "rotationPollIntervalInSeconds=soon"], "rotationPollIntervalInSeconds"),
         (["--set", "jitterSeconds=-1"], "jitterSeconds"),
-        # helm would read it as octal.
+        # helm would read this number as octal.
         (["--set-string", "jitterSeconds=010"], "jitterSeconds"),
         (["--set", "jitterSeconds=1.5"], "jitterSeconds"),
         (["--set", "enablePartialSecretSync=maybe"], "enablePartialSecretSync"),
@@ -86,7 +86,7 @@ def test_values_that_helm_adds_are_accepted() -> None:
     assert render("--set", "global.anything=1")
 
 
-def other(leaf: values.LeafValue) -> Any:
+def make_other_value(leaf: values.LeafValue) -> Any:
     """Return a value of the leaf's type that is not its default. Scalars are strings."""
     special = {
         "image.digest": f"sha256:{'b' * 64}",
@@ -148,14 +148,14 @@ def other(leaf: values.LeafValue) -> Any:
     raise AssertionError(leaf)
 
 
-def leaves() -> Iterator[values.LeafValue]:
+def list_leaves() -> Iterator[values.LeafValue]:
     return (entry for entry in values.walk() if isinstance(entry, values.LeafValue))
 
 
-def outcome(given: Any, version: str, *flags: str, hooks: bool = False) -> str:
-    """Return the manifests or the error. The pods of hooks are left out, because they would hide other changes."""
+def render_outcome(given: Any, version: str, *flags: str, hooks: bool = False) -> str:
+    """Return the manifests or the error. Without `hooks`, leave out their pods, which would hide other changes."""
     try:
-        return text(*flags, *([] if hooks else ["--no-hooks"]), given=given, version=version, tests=hooks)
+        return render_text(*flags, *([] if hooks else ["--no-hooks"]), given=given, version=version, tests=hooks)
     except helm.BadValues as refused:
         return str(refused)
 
@@ -167,7 +167,7 @@ LOGS = {
     "logs.otlp.ca.secretName": "root",
 }
 LOGS_RENDERED = {f"logs.otlp.{group}.renderMode": "alwaysRender" for group in ("certificate", "ca")}
-# What has to be given for another value to matter.
+# The values that must be set before another value has an effect, by the path of that value.
 BASES: dict[str, dict[str, str]] = {
     "proxy.noProxy": {"proxy.https": "http://proxy:1"},
     "podDisruptionBudget.minAvailable": {"podDisruptionBudget.enabled": "true"},
@@ -218,15 +218,15 @@ BASES: dict[str, dict[str, str]] = {
 def is_default(paths: Iterable[str], base: Mapping[str, str]) -> bool:
     """Return whether nulls at these paths render what the chart renders without them."""
     given = nested({**base, **dict.fromkeys(paths)})
-    return outcome(given, NEWEST, hooks=True) == outcome(nested(base), NEWEST, hooks=True)
+    return render_outcome(given, NEWEST, hooks=True) == render_outcome(nested(base), NEWEST, hooks=True)
 
 
 def test_null_value_has_the_default() -> None:
-    """Render all nulls at once that need the same other values, and each one alone only if they render another text."""
+    """Render the nulls that need the same other values together, and each one alone only if the result differs."""
     together: dict[tuple[int, frozenset[tuple[str, str]]], list[str]] = defaultdict(list)
     for entry in values.walk():
         base = frozenset((name, value) for name, value in BASES.get(entry.path, {}).items() if name != entry.path)
-        # The null of a group would hide those of its values.
+        # The null of a group would hide the nulls of its values.
         depth = 0 if isinstance(entry, values.LeafValue) else entry.path.count(".") + 1
         together[depth, base].append(entry.path)
     for (_, base), paths in together.items():
@@ -247,8 +247,8 @@ def test_null_value_of_a_parent_chart_has_the_default(tmp_path: Path) -> None:
 
     defaults = rendered({})
     assert "kind: Deployment" in defaults
-    assert rendered({leaf.path.split(".")[0]: None for leaf in leaves()}) == defaults
-    assert rendered(nested({leaf.path: None for leaf in leaves()})) == defaults
+    assert rendered({leaf.path.split(".")[0]: None for leaf in list_leaves()}) == defaults
+    assert rendered(nested({leaf.path: None for leaf in list_leaves()})) == defaults
 
 
 def test_every_template_fills_in_defaults_first() -> None:
@@ -258,44 +258,47 @@ def test_every_template_fills_in_defaults_first() -> None:
 
 
 UNCHECKED = "--skip-schema-validation"
-"""With this flag, helm takes a third less time, and no value counts as one that matters only because it is refused."""
+"""With this flag, helm takes a third less time, and a refused value does not count as an effect."""
 
 
 @functools.cache
-def without(path: str, version: str) -> str:
-    """Return the manifests without this value."""
-    return outcome(nested(BASES.get(path, {})), version, UNCHECKED)
+def render_without(path: str, version: str) -> str:
+    """Return the manifests with the values that this value needs, but without this value."""
+    return render_outcome(nested(BASES.get(path, {})), version, UNCHECKED)
 
 
-@pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
+@pytest.mark.parametrize("leaf", list(list_leaves()), ids=lambda leaf: leaf.path)
 def test_every_value_changes_a_manifest(leaf: values.LeafValue) -> None:
-    given = nested({**BASES.get(leaf.path, {}), leaf.path: other(leaf)})
+    given = nested({**BASES.get(leaf.path, {}), leaf.path: make_other_value(leaf)})
     if leaf.path == "crds.upgrade":
-        assert "kind: Job" in text()
-        assert "kind: Job" not in text(given=given)
+        assert "kind: Job" in render_text()
+        assert "kind: Job" not in render_text(given=given)
         return
     if leaf.path.startswith(("test.", "crds.job.")):
-        assert outcome(given, NEWEST, UNCHECKED, hooks=True) != outcome({}, NEWEST, UNCHECKED, hooks=True)
+        assert render_outcome(given, NEWEST, UNCHECKED, hooks=True) != render_outcome({}, NEWEST, UNCHECKED, hooks=True)
         return
-    # Where there are policies, or else where there are none.
+    # Some values have an effect only with policies, and some only without them.
     known = leaf.path if leaf.path in BASES else ""
-    assert any(outcome(given, version, UNCHECKED) != without(known, version) for version in (NEWEST, WITHOUT_POLICIES))
+    assert any(
+        render_outcome(given, version, UNCHECKED) != render_without(known, version)
+        for version in (NEWEST, WITHOUT_POLICIES)
+    )
 
 
 def test_values_that_need_others_exist() -> None:
-    assert {path for value, base in BASES.items() for path in (value, *base)} <= {leaf.path for leaf in leaves()}
+    assert {path for value, base in BASES.items() for path in (value, *base)} <= {leaf.path for leaf in list_leaves()}
 
 
 def test_values_yaml_has_the_typed_defaults() -> None:
     written = yaml.safe_load((helm.CHART / "values.yaml").read_text())
-    for leaf in leaves():
+    for leaf in list_leaves():
         found = written
         for name in leaf.path.split("."):
             found = found[name]
         assert found == leaf.default, leaf.path
 
 
-@pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
+@pytest.mark.parametrize("leaf", list(list_leaves()), ids=lambda leaf: leaf.path)
 def test_description_of_a_value_names_its_subject(leaf: values.LeafValue) -> None:
     """The table in the README has no headings of groups."""
     first = leaf.description.split()[0]
@@ -305,7 +308,7 @@ def test_description_of_a_value_names_its_subject(leaf: values.LeafValue) -> Non
 
 
 def test_schema_has_the_default_of_each_value() -> None:
-    for leaf in leaves():
+    for leaf in list_leaves():
         node = values.schema()
         for name in leaf.path.split("."):
             node = node["properties"][name]
@@ -327,7 +330,7 @@ def test_parent_chart_can_disable_this_one(tmp_path: Path) -> None:
     assert "kind:" not in helm.run([*command, "--set", "akv-secret-store.enabled=false"])
 
 
-def pods(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def list_pods(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the specs of the controller's, the CRD Job's and the test's pods, with their labels."""
     for manifest in render(given=given, tests=True):
         if manifest["kind"] == "Pod":
@@ -348,7 +351,7 @@ GLOBAL: dict[str, Any] = {
 
 
 def test_globals_of_a_parent_chart_reach_every_pod() -> None:
-    found = list(pods({"global": GLOBAL}))
+    found = list(list_pods({"global": GLOBAL}))
     assert len(found) == 4
     for pod in found:
         assert pod["labels"].items() >= GLOBAL["labels"].items()
@@ -365,7 +368,7 @@ def test_values_of_the_chart_override_globals() -> None:
         "tolerations": [{"key": "own", "operator": "Exists"}],
         "priorityClassName": "own",
     }
-    for pod in pods({"global": GLOBAL, **own}):
+    for pod in list_pods({"global": GLOBAL, **own}):
         assert (pod["labels"]["team"], pod["nodeSelector"]["pool"]) == ("own", "own")
         assert pod["tolerations"] == own["tolerations"] + GLOBAL["tolerations"]
         assert pod["priorityClassName"] == "own"
