@@ -21,7 +21,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorHarnes
 
 @pytest.fixture
 def emulator_harness(running: EmulatorHarness) -> EmulatorHarness:
-    # The clients remember a host's challenge for the whole process; each test is to see its own.
+    # The clients remember the challenge of a host until the process ends. Each test needs its own challenge.
     for challenges in (certificate_challenges, key_challenges, secret_challenges):
         challenges.clear()
     running.reset()

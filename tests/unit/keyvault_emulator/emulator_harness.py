@@ -1,4 +1,4 @@
-"""Provide a token issuer in place of the cluster's, and an emulator with one vault."""
+"""Provide a token issuer that replaces that of the cluster, and an emulator with one vault."""
 
 import json
 import threading
@@ -31,13 +31,13 @@ SCOPE = "https://vault.azure.net/.default"
 
 
 class StandInIssuer:
-    """An OIDC issuer over HTTPS with its own keys, in place of the cluster's. It can go offline."""
+    """An OIDC issuer over HTTPS with its own keys, which replaces that of the cluster. It can go offline."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = LocalAuthority(folder)
         self._context = self.authority.server_context(folder, ["127.0.0.1"])
         self.ca_file = self.authority.file
-        self.asked: list[str] = []
+        self.requested_paths: list[str] = []
         self.keys: dict[str, rsa.RSAPrivateKey] = {}
         self.claimed: str | None = None
         self.roll("first")
@@ -46,7 +46,7 @@ class StandInIssuer:
         self.url = f"https://127.0.0.1:{self._port}"
 
     def roll(self, kid: str) -> None:
-        """Sign with a new key from now on, and publish only that one."""
+        """Sign later tokens with a new key, and publish only that key."""
         self.kid = kid
         self.keys = {kid: rsa.generate_private_key(65537, 2048)}
 
@@ -55,7 +55,7 @@ class StandInIssuer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                issuer.asked.append(self.path)
+                issuer.requested_paths.append(self.path)
                 documents: dict[str, dict[str, Any]] = {
                     "/.well-known/openid-configuration": {
                         "issuer": issuer.claimed or issuer.url,
@@ -91,7 +91,7 @@ class StandInIssuer:
         self._server.server_close()
 
     def token(self, key: rsa.RSAPrivateKey | None = None, kid: str | None = None, **claims: Any) -> str:
-        """Return a signed token as a cluster issues it; `claims` replace or, with None, remove what it has."""
+        """Return a signed token as a cluster issues it. `claims` replace its claims, or remove them if None."""
         now = int(time.time())
         content = {
             "iss": self.url,
@@ -118,7 +118,7 @@ class EmulatorHarness:
         self.issuer = issuer
 
     def reset(self) -> None:
-        """Reset the emulator to that state."""
+        """Reset the emulator to this state."""
         self.emulator.clear()
         self.emulator.add_vault(VAULT, TENANT)
         self.emulator.add_identity(CLIENT, TENANT)
@@ -132,7 +132,7 @@ class EmulatorHarness:
 
     @contextmanager
     def credential(self, token: str | None = None, **options: Any) -> Iterator[ClientAssertionCredential]:
-        """Provide the identity's credential, which presents `token` or a good one."""
+        """Provide the credential of the identity. It sends `token`, or else a valid token of the issuer."""
         credential = ClientAssertionCredential(
             options.pop("tenant", TENANT),
             options.pop("client", CLIENT),
@@ -170,7 +170,7 @@ class EmulatorHarness:
                 yield client
 
     def async_credential(self) -> AsyncClientAssertionCredential:
-        """Return the identity's credential for asyncio."""
+        """Return the credential of the identity for asyncio."""
         return AsyncClientAssertionCredential(
             TENANT, CLIENT, self.issuer.token, authority=self.emulator.authority, **self.options
         )

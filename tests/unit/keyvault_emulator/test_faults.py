@@ -50,7 +50,7 @@ RATES = {"vault": CallRate(20, 0.12), "entra": CallRate(5, 0.02), "API server": 
 
 
 class VirtualFaultHarness:
-    """A `FaultEnvironment` with one namespace and one vault. Its time passes only when a test says so."""
+    """A `FaultEnvironment` with one namespace and one vault. Its time passes only while a test waits."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
@@ -120,7 +120,7 @@ class VirtualFaultHarness:
     def count_calls(self) -> dict[str, int]:
         """Return the number of calls to each server since `begin_fault`."""
         now = {**self.vault.request_counts, "API server": self.cluster.request_counts.total()}
-        return {who: count - self._before.get(who, 0) for who, count in now.items()}
+        return {server: count - self._before.get(server, 0) for server, count in now.items()}
 
     def begin_fault(self) -> None:
         """Start to count calls."""
@@ -200,18 +200,18 @@ VaultFault = Callable[[str], Answer | None]
 ApiServerFault = Callable[[str, str], None]
 
 
-def refuse_calls(who: str, status: int, retry_after: int | None = None) -> VaultFault:
+def refuse_calls(server: str, status: int, retry_after: int | None = None) -> VaultFault:
     """Let the vault or Entra refuse every call."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     answer = (status, {"error": {"code": "Injected", "message": "a fault"}}, headers)
-    return lambda asked: answer if asked == who else None
+    return lambda called: answer if called == server else None
 
 
-def drop_calls(who: str) -> VaultFault:
+def drop_calls(server: str) -> VaultFault:
     """Let every call to the vault or Entra fail without an answer."""
 
-    def fault(asked: str) -> None:
-        if asked == who:
+    def fault(called: str) -> None:
+        if called == server:
             raise ServiceRequestError("no way")
 
     return fault
@@ -236,8 +236,8 @@ def test_controller_recovers_after_an_hour_of_vault_or_entra_failures(
 ) -> None:
     harness.vault.on_request = fault
     harness.rotate_during(HOUR)
-    took = harness.count_calls()
-    assert not {who: took[who] for who in most if took[who] > most[who]}
+    calls = harness.count_calls()
+    assert not {server: calls[server] for server in most if calls[server] > most[server]}
     harness.vault.on_request = lambda _: None
     assert_recovered(harness, SOON)
 
@@ -255,15 +255,16 @@ def test_controller_recovers_within_30_seconds_of_throttling(harness: VirtualFau
 
 
 def limit_calls(loop: VirtualLoop, calls_in_ten_seconds: int) -> VaultFault:
-    """Let the vault accept this many calls in each ten seconds, and refuse the others with Retry-After."""
-    asked: Counter[int] = Counter()
+    """Let the vault accept this many calls in each window of ten seconds. It refuses the others with Retry-After."""
+    counts: Counter[int] = Counter()
 
-    def fault(who: str) -> Answer | None:
-        window, into = divmod(loop.time(), 10)
-        asked[int(window)] += who == "vault"
-        if who != "vault" or asked[int(window)] <= calls_in_ten_seconds:
+    def fault(server: str) -> Answer | None:
+        window, elapsed = divmod(loop.time(), 10)
+        counts[int(window)] += server == "vault"
+        if server != "vault" or counts[int(window)] <= calls_in_ten_seconds:
             return None
-        return 429, {"error": {"code": "Throttled", "message": "too many"}}, {"Retry-After": str(math.ceil(10 - into))}
+        retry_after = str(math.ceil(10 - elapsed))
+        return 429, {"error": {"code": "Throttled", "message": "too many"}}, {"Retry-After": retry_after}
 
     return fault
 
@@ -303,7 +304,7 @@ def test_missing_key_among_sixty_causes_requests_for_that_key_only(harness: Virt
     harness.wait(60)
     harness.begin_fault()
     harness.wait(HOUR)
-    # At least half of five minutes pass between two attempts for the key. Both groups are polled as well.
+    # Between two attempts for the key, at least 150 seconds pass. Both groups are polled as well.
     assert harness.count_calls()["vault"] <= 24 + 6
     harness.vault.put("key-0", "found")
     harness.vault.put("key-1", "key-1 second")
@@ -396,7 +397,7 @@ def test_controller_recovers_after_the_clock_jumps_and_returns(
 ) -> None:
     for jump in (ahead, 0.0):
         harness.ahead = jump
-        if restarted:  # the new process reads times from statuses
+        if restarted:  # the new process reads the times from the statuses
             harness.stop_controller()
             harness.start_controller()
         assert_recovered(harness, SOON)
@@ -404,7 +405,7 @@ def test_controller_recovers_after_the_clock_jumps_and_returns(
 
 @pytest.mark.parametrize("status", [302, 401, 500, 503])
 def test_object_that_always_fails_costs_no_gets_of_the_others(harness: VirtualFaultHarness, status: int) -> None:
-    """The vault answers for 39 keys of a Secret, and never for one. It lists all of them."""
+    """Let the vault list 40 keys of a Secret, and refuse each get of one of them."""
     names = [f"k{number}" for number in range(40)]
     for name in names:
         harness.vault.put(name, "old")
@@ -420,14 +421,14 @@ def test_object_that_always_fails_costs_no_gets_of_the_others(harness: VirtualFa
     harness.wait(HOUR)
     assert harness.vault.gets.pop("k7") <= 2 * HOUR / POLL
     assert harness.vault.gets.total() <= len(names)
-    # Other values arrive with the next polls, although the failing key is read at the same time.
+    # Other values are written at the next polls, although the failing key is read at the same time.
     harness.vault.put("k3", "new")
     harness.expected.record_value(VaultObjectName("shop", "k3"), "new")
     harness.rotate_values()
     harness.wait(2 * POLL + 10)
     assert harness.cluster.values(("secrets", "shop", "one")) == {"k": harness.vault.secrets["a"][-1][0]}
     assert harness.cluster.values(("secrets", "shop", "many"))["k3"] == "new"
-    # The key arrives soon after the vault gives it again.
+    # The key is written soon after the vault returns it again.
     del harness.vault.refusals["k7"]
     harness.wait(SOON)
     assert harness.cluster.values(("secrets", "shop", "many"))["k7"] == "old"
@@ -446,13 +447,14 @@ def test_secretsync_whose_only_object_always_fails_delays_no_other(harness: Virt
         harness.rotate_values()
         harness.wait(POLL + 5)
         assert harness.cluster.values(("secrets", "shop", "one")) == {"k": harness.vault.secrets["a"][-1][0]}
-    assert harness.vault.gets["odd"] <= 30  # one in at least 150 s, and at first more
+    # The first gets follow each other faster, and the later ones after at least 150 s.
+    assert harness.vault.gets["odd"] <= 30
     del harness.vault.refusals["odd"]
     harness.wait(SOON)
     assert harness.cluster.values(("secrets", "shop", "odd")) == {"k": "value"}
 
 
-def test_outage_of_a_vault_with_one_object_in_use_costs_as_few_calls_as_any(harness: VirtualFaultHarness) -> None:
+def test_outage_of_a_vault_with_one_object_causes_few_calls(harness: VirtualFaultHarness) -> None:
     harness.vault.put("lone", "value")
     lone = provider_class(["lone"], "lone")
     lone["spec"]["parameters"]["keyvaultName"] = "lone"
@@ -460,7 +462,7 @@ def test_outage_of_a_vault_with_one_object_in_use_costs_as_few_calls_as_any(harn
     harness.cluster.put("secretsyncs", secret_sync("lone", {"k": "lone"}, "lone"))
     harness.wait(POLL)
     unavailable: Answer = (503, {"error": {"code": "Injected", "message": "a fault"}}, {})
-    harness.vault.refusals = dict.fromkeys(["", "lone", *"ab"], unavailable)  # lists, and all gets
+    harness.vault.refusals = dict.fromkeys(["", "lone", *"ab"], unavailable)  # the empty name refuses lists
     harness.vault.gets.clear()
     harness.wait(HOUR)
     assert harness.vault.gets["lone"] <= 30

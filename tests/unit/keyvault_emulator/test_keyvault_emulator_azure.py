@@ -31,8 +31,8 @@ class Text(NamedTuple):
     pattern: str
 
 
-def difference(found: Any, shape: Any, path: str = "$") -> str:
-    """Return where `found` has another shape, or an empty text."""
+def find_difference(found: Any, shape: Any, path: str = "$") -> str:
+    """Return the first place where `found` does not have the shape, or an empty text."""
     if isinstance(shape, Text):
         fits = isinstance(found, str) and re.fullmatch(shape.pattern, found, re.DOTALL)
         return "" if fits else f"{path}: {found!r} is not {shape.pattern!r}"
@@ -41,9 +41,9 @@ def difference(found: Any, shape: Any, path: str = "$") -> str:
     if isinstance(shape, dict) and isinstance(found, dict):
         if found.keys() != shape.keys():
             return f"{path}: {sorted(found)}, not {sorted(shape)}"
-        return next(filter(None, (difference(found[key], shape[key], f"{path}.{key}") for key in shape)), "")
+        return next(filter(None, (find_difference(found[key], shape[key], f"{path}.{key}") for key in shape)), "")
     if isinstance(shape, list) and isinstance(found, list) and len(shape) == 1:
-        return next(filter(None, (difference(each, shape[0], f"{path}[]") for each in found)), "")
+        return next(filter(None, (find_difference(each, shape[0], f"{path}[]") for each in found)), "")
     return "" if found == shape else f"{path}: {found!r} is not {shape!r}"
 
 
@@ -173,7 +173,7 @@ HEADERS = {
 
 
 class Reply(NamedTuple):
-    """Return the answer to a plain GET of the vault."""
+    """The answer of the vault to a plain GET."""
 
     status: int
     headers: Any
@@ -181,12 +181,12 @@ class Reply(NamedTuple):
 
     @property
     def error(self) -> tuple[int, str, str | None, str]:
-        """Status, code, inner code and message of a refusal."""
+        """Return the status, code, inner code and message of a refusal."""
         error = self.body["error"]
         return self.status, error["code"], error.get("innererror", {}).get("code"), error["message"]
 
 
-def ask(
+def send_get(
     emulator_harness: EmulatorHarness, path: str, *, token: str, query: str = f"api-version={KEY_VAULT_API_VERSION}"
 ) -> Reply:
     url = path if path.startswith("https:") else f"{emulator_harness.emulator.url}/{VAULT}/{path}?{query}"
@@ -214,9 +214,9 @@ def test_answers_have_the_shapes_of_recorded_ones(emulator_harness: EmulatorHarn
     emulator.create_key(VAULT, "released", "EC-HSM", release_policy=True)
     wrong = {}
     for path, shape in SHAPES.items():
-        reply = ask(emulator_harness, path.format(version=version), token=token)
+        reply = send_get(emulator_harness, path.format(version=version), token=token)
         assert reply.status == 200, (path, reply.body)
-        wrong[path] = difference(reply.body, shape)
+        wrong[path] = find_difference(reply.body, shape)
         for name, pattern in HEADERS.items():
             assert re.fullmatch(pattern, reply.headers.get(name, "")), (path, name, reply.headers.get(name))
     assert {path: text for path, text in wrong.items() if text} == {}
@@ -225,9 +225,9 @@ def test_answers_have_the_shapes_of_recorded_ones(emulator_harness: EmulatorHarn
 def test_different_shape_is_found() -> None:
     good = {"id": f"{HOST}/secrets/pin/{'0' * 32}", "attributes": TIMES, "value": ["x"]}
     shape = {"id": Text(f"{HOST}/secrets/pin/{ID}"), "attributes": dict, "value": [str]}
-    assert not difference(good, shape)
+    assert not find_difference(good, shape)
     for change in ({"id": "x"}, {"attributes": None}, {"value": [1]}, {"more": 1}):
-        assert difference(good | change, shape)
+        assert find_difference(good | change, shape)
 
 
 REFUSALS = [
@@ -252,7 +252,7 @@ def test_refusals_of_objects_have_the_texts_of_recorded_ones(emulator_harness: E
     emulator_harness.emulator.create_key(VAULT, "rsa")
     emulator_harness.emulator.request_certificate(VAULT, "soon")
     for path, status, code, inner, text in REFUSALS:
-        found = ask(emulator_harness, path, token=token).error
+        found = send_get(emulator_harness, path, token=token).error
         assert found[:3] == (status, code, inner), path
         assert re.fullmatch(text, found[3], re.DOTALL), found[3]
 
@@ -266,19 +266,19 @@ def test_refusal_by_the_network_has_its_own_code(emulator_harness: EmulatorHarne
     }
     for inner, (switch, state, text) in cases.items():
         switch(VAULT, state)
-        status, code, found, message = ask(emulator_harness, "secrets", token=token).error
+        status, code, found, message = send_get(emulator_harness, "secrets", token=token).error
         assert (status, code, found) == (403, "Forbidden", inner)
         assert message.startswith(text)
         assert re.search(rf"Caller: {CALLER}\r\nVault: {VAULT};location=westeurope", message)
         switch(VAULT, not state)
-    assert ask(emulator_harness, "secrets", token=token).status == 200
+    assert send_get(emulator_harness, "secrets", token=token).status == 200
 
 
 def test_refusal_by_role_or_policy_has_its_own_code(emulator_harness: EmulatorHarness, token: str) -> None:
     emulator = emulator_harness.emulator
     emulator.set_secret(VAULT, "pin", "1")
     emulator.revoke_role(CLIENT, VAULT)
-    _, _, inner, message = ask(emulator_harness, "secrets", token=token).error
+    _, _, inner, message = send_get(emulator_harness, "secrets", token=token).error
     assert inner == "ForbiddenByRbac"
     assert re.fullmatch(
         r"Caller is not authorized to perform action on resource\.\r\nIf role assignments, .* propagation time\.\r\n"
@@ -292,12 +292,12 @@ def test_refusal_by_role_or_policy_has_its_own_code(emulator_harness: EmulatorHa
     words = f"The user, group or application '{CALLER}' does not have secrets get permission on key vault .*"
     for code in ("AccessDenied", "ForbiddenByPolicy"):
         emulator.policy_refusals(VAULT, code)
-        _, _, inner, message = ask(emulator_harness, "secrets/pin", token=token).error
+        _, _, inner, message = send_get(emulator_harness, "secrets/pin", token=token).error
         assert inner == code
         assert re.fullmatch(words, message)
     emulator.policy_refusals(VAULT, on_behalf_of=True)
     for path in ("secrets", "secrets/pin"):
-        _, _, inner, message = ask(emulator_harness, path, token=token).error
+        _, _, inner, message = send_get(emulator_harness, path, token=token).error
         assert inner == "ForbiddenByPolicy"
         assert re.fullmatch(
             rf"The policy requires the caller '{CALLER}' to use on-behalf-of \(OBO\) flow\. .*", message
@@ -309,23 +309,23 @@ def test_refusal_by_role_or_policy_has_its_own_code(emulator_harness: EmulatorHa
 
 @pytest.mark.parametrize("version", API_VERSIONS)
 def test_known_api_version_is_served(emulator_harness: EmulatorHarness, token: str, version: str) -> None:
-    assert ask(emulator_harness, "secrets", token=token, query=f"api-version={version}").status == 200
+    assert send_get(emulator_harness, "secrets", token=token, query=f"api-version={version}").status == 200
 
 
 @pytest.mark.parametrize("version", ["7.7", "2099-01-01", "7.4-preview", "latest", "7.4 "])
 def test_unknown_api_version_is_refused_with_the_newest_one(
     emulator_harness: EmulatorHarness, token: str, version: str
 ) -> None:
-    error = ask(emulator_harness, "secrets", token=token, query=f"api-version={version}").error
+    error = send_get(emulator_harness, "secrets", token=token, query=f"api-version={version}").error
     text = f"The specified version ({version}) is not recognized. Consider using the latest supported version ({{}})."
     assert error == (400, "BadParameter", None, text.format(API_VERSIONS[-1]))
 
 
 def test_vault_can_be_limited_to_older_api_versions(emulator_harness: EmulatorHarness, token: str) -> None:
     emulator_harness.emulator.api_versions(VAULT, ["2016-10-01", "7.0", "7.1"])
-    assert ask(emulator_harness, "secrets", token=token, query="api-version=7.1").status == 200
+    assert send_get(emulator_harness, "secrets", token=token, query="api-version=7.1").status == 200
     assert (
-        ask(emulator_harness, "secrets", token=token)
+        send_get(emulator_harness, "secrets", token=token)
         .error[3]
         .endswith("Consider using the latest supported version (7.1).")
     )
@@ -334,16 +334,16 @@ def test_vault_can_be_limited_to_older_api_versions(emulator_harness: EmulatorHa
 # Pages
 
 
-def pages(
+def list_pages(
     emulator_harness: EmulatorHarness, token: str, query: str = "api-version=7.4"
 ) -> list[tuple[list[str], str | None]]:
-    """Return the names on each page of the list of secrets, and the address of the next."""
+    """Return the names on each page of the list of secrets, and the address of the next page."""
     found: list[tuple[list[str], str | None]] = []
-    where: str | None = "secrets"
-    while where:
-        body = ask(emulator_harness, where, token=token, query=query).body
-        where = body["nextLink"]
-        found.append(([item["id"].rpartition("/")[2] for item in body["value"]], where))
+    path: str | None = "secrets"
+    while path:
+        body = send_get(emulator_harness, path, token=token, query=query).body
+        path = body["nextLink"]
+        found.append(([item["id"].rpartition("/")[2] for item in body["value"]], path))
         assert len(found) < 200
     return found
 
@@ -352,13 +352,13 @@ def test_list_can_have_short_and_empty_pages_in_its_middle(emulator_harness: Emu
     names = [f"s{number:02}" for number in range(80)]
     for name in names:
         emulator_harness.emulator.set_secret(VAULT, name, "1")
-    assert [len(listed) for listed, _ in pages(emulator_harness, token)] == [25, 25, 25, 5]
-    # What is deleted takes its place all the same.
+    assert [len(listed) for listed, _ in list_pages(emulator_harness, token)] == [25, 25, 25, 5]
+    # A deleted object still takes its place in the page.
     for name in names[20:55]:
         emulator_harness.emulator.delete_secret(VAULT, name)
-    assert [len(listed) for listed, _ in pages(emulator_harness, token)] == [20, 0, 20, 5]
+    assert [len(listed) for listed, _ in list_pages(emulator_harness, token)] == [20, 0, 20, 5]
     emulator_harness.emulator.page_sizes(VAULT, [24, 0, 0, 3])
-    found = pages(emulator_harness, token)
+    found = list_pages(emulator_harness, token)
     assert [len(listed) for listed, _ in found][:5] == [20, 0, 0, 0, 0]
     assert list(itertools.chain.from_iterable(listed for listed, _ in found)) == names[:20] + names[55:]
     with pytest.raises(EmulatorError, match="a list of only empty pages never ends"):
@@ -369,9 +369,9 @@ def test_next_link_has_the_form_of_azure(emulator_harness: EmulatorHarness, toke
     for number in range(PAGE + 1):
         emulator_harness.emulator.set_secret(VAULT, f"s{number:02}", "1")
     base = re.escape(f"{emulator_harness.emulator.url}/{VAULT}/secrets")
-    link = pages(emulator_harness, token)[0][1]
+    link = list_pages(emulator_harness, token)[0][1]
     assert re.fullmatch(rf"{base}\?api-version=7\.4&\$skiptoken=[-_0-9A-Za-z]+", link or "")
-    link = pages(emulator_harness, token, "api-version=7.4&maxresults=20")[0][1]
+    link = list_pages(emulator_harness, token, "api-version=7.4&maxresults=20")[0][1]
     assert re.fullmatch(rf"{base}\?api-version=7\.4&\$skiptoken=[-_0-9A-Za-z]+&maxresults=20", link or "")
     with emulator_harness.secrets() as client:
         assert len(list(client.list_properties_of_secrets())) == PAGE + 1
@@ -384,7 +384,7 @@ def test_pending_request_becomes_a_certificate_after_the_merge(emulator_harness:
         assert list(client.list_properties_of_certificates()) == []
         emulator_harness.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
         assert client.get_certificate("web").cer
-    assert ask(emulator_harness, "certificates/web/pending", token=token).status == 404
+    assert send_get(emulator_harness, "certificates/web/pending", token=token).status == 404
 
 
 # Throttling and Entra
@@ -392,12 +392,12 @@ def test_pending_request_becomes_a_certificate_after_the_merge(emulator_harness:
 
 def test_throttling_has_retry_after_only_if_configured(emulator_harness: EmulatorHarness, token: str) -> None:
     emulator_harness.emulator.throttle(VAULT, 0)
-    reply = ask(emulator_harness, "secrets", token=token)
+    reply = send_get(emulator_harness, "secrets", token=token)
     assert "Retry-After" not in reply.headers
     assert reply.error[:2] == (429, "Throttled")
     assert reply.error[3].endswith("Reason: VaultRequestTypeLimitReached")
     emulator_harness.emulator.throttle(VAULT, 0, 7)
-    assert ask(emulator_harness, "secrets", token=token).headers["Retry-After"] == "7"
+    assert send_get(emulator_harness, "secrets", token=token).headers["Retry-After"] == "7"
 
 
 @pytest.mark.parametrize("number", [*AADSTS, 9999999])

@@ -1,3 +1,5 @@
+"""Test that the official clients read and list secrets of the emulator."""
+
 import pytest
 from azure.keyvault.secrets.aio import SecretClient as AsyncSecretClient
 

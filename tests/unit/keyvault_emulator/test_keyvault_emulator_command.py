@@ -8,7 +8,7 @@ from tools.keyvault_emulator.__main__ import main
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "reason"),
     [
         (b"", "the state cannot be read"),
         (b"\xff\xfe", "it is not text"),
@@ -18,17 +18,17 @@ from tools.keyvault_emulator.__main__ import main
     ],
 )
 def test_invalid_state_file_is_reported_in_one_line(
-    content: bytes, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "state.yaml").write_bytes(content)
     assert main(["--state", str(tmp_path / "state.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("keyvault-emulator: ")
-    assert why in line
+    assert reason in line
 
 
 @pytest.mark.parametrize(
-    ("option", "why"),
+    ("option", "reason"),
     [
         ("--port=x", "expected a port number from 0 to 65535"),
         ("--port=-1", "expected a port number from 0 to 65535"),
@@ -36,11 +36,11 @@ def test_invalid_state_file_is_reported_in_one_line(
         ("--address=ü", "expected an IP address of this machine"),
     ],
 )
-def test_invalid_option_is_reported(option: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_option_is_reported(option: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([option])
     assert ended.value.code == 2
-    assert why in capsys.readouterr().err.splitlines()[-1]
+    assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_folder_that_cannot_be_created_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

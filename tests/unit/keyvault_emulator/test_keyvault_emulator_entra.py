@@ -22,7 +22,7 @@ from tests.unit.keyvault_emulator.emulator_harness import (
 )
 from tools.keyvault_emulator import EmulatorError
 
-STRANGER = rsa.generate_private_key(65537, 2048)
+UNKNOWN_KEY = rsa.generate_private_key(65537, 2048)
 
 
 def post(emulator_harness: EmulatorHarness, tenant: str = TENANT, **changes: str | None) -> tuple[int, dict[str, Any]]:
@@ -84,8 +84,8 @@ def test_token_is_a_signed_jwt(emulator_harness: EmulatorHarness) -> None:
         (401, "invalid_client", 700024, "not within its valid time range", {"exp": 1000, "nbf": 500}),
         (401, "invalid_client", 700024, "not within its valid time range", {"nbf": int(time.time()) + 4000}),
         (401, "invalid_client", 700024, "not within its valid time range", {"exp": None}),
-        (401, "invalid_client", 700027, "invalid signature", {"key": STRANGER}),
-        (401, "invalid_client", 7000272, "identifier other used to sign", {"kid": "other", "key": STRANGER}),
+        (401, "invalid_client", 700027, "invalid signature", {"key": UNKNOWN_KEY}),
+        (401, "invalid_client", 7000272, "identifier other used to sign", {"kid": "other", "key": UNKNOWN_KEY}),
     ],
 )
 def test_mismatched_assertion_is_refused_with_entras_text(
@@ -183,9 +183,9 @@ def test_unsigned_or_symmetrically_signed_assertion_is_refused(emulator_harness:
 
 
 def test_keys_are_cached_while_the_issuer_is_offline(emulator_harness: EmulatorHarness) -> None:
-    emulator_harness.issuer.asked.clear()
+    emulator_harness.issuer.requested_paths.clear()
     assert [post(emulator_harness)[0] for _ in range(3)] == [200, 200, 200]
-    assert emulator_harness.issuer.asked == ["/.well-known/openid-configuration", "/openid/v1/jwks"]
+    assert emulator_harness.issuer.requested_paths == ["/.well-known/openid-configuration", "/openid/v1/jwks"]
     emulator_harness.issuer.stop()
     try:
         assert post(emulator_harness)[0] == 200
@@ -202,14 +202,15 @@ def test_keys_are_cached_while_the_issuer_is_offline(emulator_harness: EmulatorH
 
 def test_new_key_of_the_issuer_is_found_with_bounded_requests(emulator_harness: EmulatorHarness) -> None:
     assert post(emulator_harness)[0] == 200
-    emulator_harness.emulator.restart()  # what was fetched is kept, when it was looked for is not
+    # The restarted emulator keeps the fetched keys, but not the time of the last request.
+    emulator_harness.emulator.restart()
     emulator_harness.issuer.roll("second")
-    emulator_harness.issuer.asked.clear()
+    emulator_harness.issuer.requested_paths.clear()
     assert post(emulator_harness)[0] == 200
-    assert len(emulator_harness.issuer.asked) == 2
+    assert len(emulator_harness.issuer.requested_paths) == 2
     for number in range(5):
         assert post(emulator_harness, client_assertion=emulator_harness.issuer.token(kid=f"made-up-{number}"))[0] == 401
-    assert len(emulator_harness.issuer.asked) == 2
+    assert len(emulator_harness.issuer.requested_paths) == 2
 
 
 def test_discovery_uses_only_allowed_and_trusted_hosts(
@@ -241,9 +242,9 @@ def test_issuer_with_given_keys_gets_no_request(emulator_harness: EmulatorHarnes
         f"{emulator_harness.issuer.url}/openid/v1/jwks", verify=str(emulator_harness.issuer.ca_file), timeout=10
     ).json()
     emulator_harness.emulator.trust_issuer(emulator_harness.issuer.url, None, jwks=jwks)
-    emulator_harness.issuer.asked.clear()
+    emulator_harness.issuer.requested_paths.clear()
     assert post(emulator_harness)[0] == 200
-    assert emulator_harness.issuer.asked == []
+    assert emulator_harness.issuer.requested_paths == []
 
 
 def test_identity_has_at_most_20_federated_credentials(emulator_harness: EmulatorHarness) -> None:
@@ -256,7 +257,7 @@ def test_identity_has_at_most_20_federated_credentials(emulator_harness: Emulato
 
 def test_msal_gets_a_token_by_instance_and_tenant_discovery(emulator_harness: EmulatorHarness) -> None:
     with requests.Session() as session:
-        session.trust_env = False  # else a CA bundle named in the environment replaces this one
+        session.trust_env = False  # otherwise, a CA bundle of the environment replaces this one
         session.verify = str(emulator_harness.emulator.ca_file)
         application = msal.ConfidentialClientApplication(
             CLIENT,

@@ -48,7 +48,7 @@ def test_cut_off_refuses_connections_until_restore(stocked: EmulatorHarness) -> 
         stocked.emulator.cut_off()
         stocked.emulator.cut_off()
         with pytest.raises((ServiceRequestError, ServiceResponseError)):
-            client.get_secret("pin")  # on the connection that was open
+            client.get_secret("pin")  # on the open connection
         with pytest.raises(ServiceRequestError, match="refused"):
             client.get_secret("pin")
         stocked.emulator.set_secret(VAULT, "pin", "5678")
@@ -71,23 +71,23 @@ async def test_cut_off_emulator_keeps_its_port(stocked: EmulatorHarness, session
 async def test_most_specific_delay_applies_to_a_request(
     stocked: EmulatorHarness, session: aiohttp.ClientSession
 ) -> None:
-    async def seconds(path: str) -> float:
+    async def measure(path: str) -> float:
         start = time.monotonic()
         async with session.get(path) as response:
             assert response.status == 200
             await response.read()
         return time.monotonic() - start
 
-    await seconds(PIN)
+    await measure(PIN)
     stocked.emulator.delay(0.3, "secrets.get")
-    assert await seconds(PIN) >= 0.3
-    assert await seconds(f"/{VAULT}/secrets?api-version=7.4") < 0.3
+    assert await measure(PIN) >= 0.3
+    assert await measure(f"/{VAULT}/secrets?api-version=7.4") < 0.3
     stocked.emulator.delay(0.0, "secrets.get", where=VAULT)
-    assert await seconds(PIN) < 0.3
+    assert await measure(PIN) < 0.3
     stocked.emulator.delay(0.3)
-    assert await seconds(f"/{VAULT}/secrets?api-version=7.4") >= 0.3
+    assert await measure(f"/{VAULT}/secrets?api-version=7.4") >= 0.3
     stocked.emulator.clear_faults()
-    assert await seconds(f"/{VAULT}/secrets?api-version=7.4") < 0.3
+    assert await measure(f"/{VAULT}/secrets?api-version=7.4") < 0.3
 
 
 @pytest.mark.parametrize("retry_after", [7, None])
@@ -111,24 +111,24 @@ async def test_throttled_vault_answers_429(
 async def test_fault_applies_to_its_vault_operation_and_number_of_times(
     stocked: EmulatorHarness, session: aiohttp.ClientSession
 ) -> None:
-    async def status(path: str = PIN) -> int:
+    async def read_status(path: str = PIN) -> int:
         async with session.get(path) as response:
             return response.status
 
     stocked.emulator.fail(503, operation="secrets.get", times=2)
-    assert [await status() for _ in range(3)] == [503, 503, 200]
+    assert [await read_status() for _ in range(3)] == [503, 503, 200]
     stocked.emulator.fail(500, where="other-vault")
-    assert await status() == 200
+    assert await read_status() == 200
     stocked.emulator.fail(500, where=VAULT)
     stocked.emulator.fail(418, where=VAULT, operation="secrets.list", body="short and stout")
-    assert await status() == 500
+    assert await read_status() == 500
     async with session.get(f"/{VAULT}/secrets?api-version=7.4") as response:
         assert (response.status, await response.text()) == (418, "short and stout")
     stocked.emulator.fail(302, headers={"Location": "https://elsewhere.invalid/"})
     async with session.get(PIN, allow_redirects=False) as response:
         assert (response.status, response.headers["Location"]) == (302, "https://elsewhere.invalid/")
     stocked.emulator.clear_faults()
-    assert await status() == 200
+    assert await read_status() == 200
 
 
 async def test_each_kind_of_connection_fault_reaches_the_client(
@@ -185,7 +185,7 @@ async def test_flawed_certificate_is_rejected_by_the_client(
         assert response.status == 200
     stocked.emulator.certificate_flaw(flaw)  # type: ignore[arg-type]
     with pytest.raises(aiohttp.ClientConnectionError):
-        await session.get(PIN)  # on the connection that was open
+        await session.get(PIN)  # on the open connection
     with pytest.raises(aiohttp.ClientConnectorCertificateError, match=words):
         await session.get(PIN)
     stocked.emulator.clear_faults()

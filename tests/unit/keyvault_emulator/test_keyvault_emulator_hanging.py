@@ -17,9 +17,9 @@ HANGING = 10
 WANTED = [ObjectVersionRef(VaultObject(name=f"s{number}")) for number in range(AT_ONCE_EACH)]
 
 
-def under_way(emulator: Emulator) -> int:
+def count_requests(emulator: Emulator) -> int:
     """Return the number of requests that have arrived at the hanging vaults."""
-    return sum(count for what, count in emulator.counters().items() if what.startswith("hangs-"))
+    return sum(count for name, count in emulator.counters().items() if name.startswith("hangs-"))
 
 
 async def test_hanging_vaults_leave_half_of_the_requests_to_others(emulator_harness: EmulatorHarness) -> None:
@@ -40,12 +40,12 @@ async def test_hanging_vaults_leave_half_of_the_requests_to_others(emulator_harn
     hanging = [asyncio.create_task(reader.read(WANTED, since=0.0, first=True)) for reader in readers]
     try:
         async with asyncio.timeout(20):
-            while await asyncio.to_thread(under_way, emulator) < AT_ONCE / 2:  # noqa: ASYNC110 -- another process
+            while await asyncio.to_thread(count_requests, emulator) < AT_ONCE / 2:  # noqa: ASYNC110 -- another process
                 await asyncio.sleep(0.02)
         async with asyncio.timeout(5):
             found = await vaults.reader(shop, "here", VAULT).read(WANTED[:1], since=0.0, first=True)
         assert isinstance(found[WANTED[0]], VaultValue)
-        assert await asyncio.to_thread(under_way, emulator) == AT_ONCE / 2
+        assert await asyncio.to_thread(count_requests, emulator) == AT_ONCE / 2
     finally:
         for task in hanging:
             task.cancel()

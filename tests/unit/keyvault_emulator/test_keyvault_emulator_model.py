@@ -93,9 +93,9 @@ def test_repr_hides_the_value() -> None:
 
 
 def test_dump_can_be_loaded() -> None:
-    world = load("vaults: {A: {tenant: t, secrets: {Pin: {versions: [{value: '1', id: abc}]}}}}", Path())
-    again = load(dump(world), Path())
-    assert again == world
-    assert isinstance(again, EmulatorState)
-    assert again.vaults["a"].secrets["pin"].name == "Pin"
-    assert again.vaults["a"].url("secrets", "Pin", "abc") == "https://A.vault.azure.net/secrets/Pin/abc"
+    state = load("vaults: {A: {tenant: t, secrets: {Pin: {versions: [{value: '1', id: abc}]}}}}", Path())
+    loaded = load(dump(state), Path())
+    assert loaded == state
+    assert isinstance(loaded, EmulatorState)
+    assert loaded.vaults["a"].secrets["pin"].name == "Pin"
+    assert loaded.vaults["a"].url("secrets", "Pin", "abc") == "https://A.vault.azure.net/secrets/Pin/abc"

@@ -71,7 +71,7 @@ def test_ipv4_or_ipv6_address_serves_vaults_and_entra(address: str, tmp_path: Pa
         for path in (f"{VAULT}/secrets/pin", f"{TENANT}/v2.0/.well-known/openid-configuration"):
             answer = requests.get(f"{emulator.url}/{path}", verify=str(emulator.ca_file), timeout=5)
             assert answer.status_code == (401 if "secrets" in path else 200)
-        # The way from the vault to Entra has the same address.
+        # The discovery document has the same address.
         assert emulator.url in answer.json()["token_endpoint"]
 
 
@@ -93,16 +93,16 @@ def test_killed_parent_ends_the_emulator(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
 
-    def gone() -> bool:
+    def has_ended() -> bool:
         try:
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except FileNotFoundError:
             return True
 
     deadline = time.monotonic() + 10
-    while not gone() and time.monotonic() < deadline:
+    while not has_ended() and time.monotonic() < deadline:
         time.sleep(0.02)
-    if not gone():
+    if not has_ended():
         os.kill(pid, signal.SIGKILL)
         pytest.fail("the emulator outlived its parent")
     with pytest.raises(ConnectionRefusedError):
@@ -185,11 +185,11 @@ def test_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
         pass
 
 
-def test_help_explains_the_main_words() -> None:
+def test_help_explains_the_main_options() -> None:
     shown = run("--help")
     assert shown.returncode == 0
-    for word in ("--state", "a state file (YAML or JSON)", "Authorization: Bearer", "exit codes"):
-        assert word in shown.stdout
+    for text in ("--state", "a state file (YAML or JSON)", "Authorization: Bearer", "exit codes"):
+        assert text in shown.stdout
 
 
 def test_state_file_is_loaded_with_the_files_beside_it(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_unusable_address_is_refused(tmp_path: Path) -> None:
 
 
 def test_executable_runs_from_any_folder(tmp_path: Path) -> None:
-    front = ROOT / "tools" / "keyvault-emulator"
-    assert os.access(front, os.X_OK)
-    shown = subprocess.run([front, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    program = ROOT / "tools" / "keyvault-emulator"
+    assert os.access(program, os.X_OK)
+    shown = subprocess.run([program, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert (shown.returncode, "usage: keyvault-emulator" in shown.stdout) == (0, True), shown.stderr

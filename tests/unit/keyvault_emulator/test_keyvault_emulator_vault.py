@@ -160,39 +160,39 @@ def test_token_for_another_vault_or_tenant_is_refused(emulator_harness: Emulator
     good = emulator_harness.access_token()
     pin = f"/{VAULT}/secrets/pin?api-version=7.4"
 
-    def refusal(path: str, token: str | None) -> str:
+    def read_refusal(path: str, token: str | None) -> str:
         status, headers, body = get(emulator_harness, path, token)
         assert status == 401
         assert headers["WWW-Authenticate"].startswith(f'Bearer authorization="{emulator_harness.emulator.url}/')
         assert body["error"]["code"] == "Unauthorized"
         return str(body["error"]["message"])
 
-    assert refusal(pin, None).startswith("AKV10000: ")
-    assert refusal(pin, emulator_harness.access_token("https://management.azure.com/.default")) == (
+    assert read_refusal(pin, None).startswith("AKV10000: ")
+    assert read_refusal(pin, emulator_harness.access_token("https://management.azure.com/.default")) == (
         "AKV10022: Invalid audience. Expected https://vault.azure.net, found: https://management.azure.com."
     )
-    assert refusal("/gov-vault/secrets/pin", good).startswith(
+    assert read_refusal("/gov-vault/secrets/pin", good).startswith(
         "AKV10022: Invalid audience. Expected https://vault.usgovcloudapi.net, "
     )
-    foreign = refusal("/far-vault/secrets/pin", good)
+    foreign = read_refusal("/far-vault/secrets/pin", good)
     assert foreign.startswith(f"AKV10032: Invalid issuer. Expected one of https://sts.windows.net/{OTHER_TENANT}/, ")
     assert foreign.endswith(f"found https://sts.windows.net/{TENANT}/.")
     head, body, signature = good.split(".")
     forged = json.loads(base64.urlsafe_b64decode(body + "==")) | {"appid": "someone else"}
     swapped = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode().rstrip("=")
-    assert refusal(pin, f"{head}.{swapped}.{signature}") == "Error validating token: IDX10511"
-    assert refusal(pin, "not.a.token") == "Error validating token: IDX12741"
-    assert refusal(pin, emulator_harness.issuer.token()).startswith("AKV10046: ")
+    assert read_refusal(pin, f"{head}.{swapped}.{signature}") == "Error validating token: IDX10511"
+    assert read_refusal(pin, "not.a.token") == "Error validating token: IDX12741"
+    assert read_refusal(pin, emulator_harness.issuer.token()).startswith("AKV10046: ")
     assert get(emulator_harness, pin, good)[0] == 200
     emulator_harness.emulator.set_clock(600 + 300 - 5)
     assert get(emulator_harness, pin, good)[0] == 200
     emulator_harness.emulator.set_clock(600 + 300 + 5)
-    assert refusal(pin, good) == "Error validating token: IDX10223"
+    assert read_refusal(pin, good) == "Error validating token: IDX10223"
     emulator_harness.emulator.set_clock(-400)
-    assert refusal(pin, good) == "Error validating token: IDX10222"
+    assert read_refusal(pin, good) == "Error validating token: IDX10222"
     emulator_harness.emulator.set_clock(0)
     emulator_harness.emulator.roll_signing_key()
-    assert refusal(pin, good).startswith("AKV10046: ")
+    assert read_refusal(pin, good).startswith("AKV10046: ")
     assert get(emulator_harness, pin, emulator_harness.access_token())[0] == 200
 
 
@@ -210,7 +210,7 @@ def test_each_role_allows_its_operations(emulator_harness: EmulatorHarness) -> N
         "keys",
     ]
 
-    def allowed(*roles: str) -> set[str]:
+    def list_allowed(*roles: str) -> set[str]:
         for role in roles:
             emulator_harness.emulator.assign_role(CLIENT, VAULT, role)
         statuses = {each: get(emulator_harness, f"/{VAULT}/{each}?api-version=7.4", token)[0] for each in operations}
@@ -220,11 +220,11 @@ def test_each_role_allows_its_operations(emulator_harness: EmulatorHarness) -> N
 
     metadata = {"secrets", "secrets/pin/versions"}
     public = {"certificates/web", "certificates", "keys/web", "keys"}
-    assert allowed() == set()
-    assert allowed("Key Vault Secrets User") == metadata | {"secrets/pin"}
-    assert allowed("Key Vault Reader") == metadata | public
-    assert allowed("Key Vault Crypto User") == {"keys/web", "keys"}
-    assert allowed("Key Vault Reader", "Key Vault Secrets User") == set(operations)
+    assert list_allowed() == set()
+    assert list_allowed("Key Vault Secrets User") == metadata | {"secrets/pin"}
+    assert list_allowed("Key Vault Reader") == metadata | public
+    assert list_allowed("Key Vault Crypto User") == {"keys/web", "keys"}
+    assert list_allowed("Key Vault Reader", "Key Vault Secrets User") == set(operations)
     with pytest.raises(EmulatorError, match="role: 'Boss' is not known; the roles are Key Vault Secrets User"):
         emulator_harness.emulator.assign_role(CLIENT, VAULT, "Boss")
 
@@ -232,7 +232,7 @@ def test_each_role_allows_its_operations(emulator_harness: EmulatorHarness) -> N
 def test_refusal_has_the_code_and_text_of_key_vault(emulator_harness: EmulatorHarness) -> None:
     emulator_harness.emulator.set_secret(VAULT, "pin", "1")
 
-    def refusal(call: str, *arguments: str) -> tuple[str | None, str]:
+    def read_refusal(call: str, *arguments: str) -> tuple[str | None, str]:
         with emulator_harness.secrets() as client, pytest.raises(HttpResponseError) as refused:
             tuple(getattr(client, call)(*arguments))
         assert refused.value.status_code == 403
@@ -242,16 +242,16 @@ def test_refusal_has_the_code_and_text_of_key_vault(emulator_harness: EmulatorHa
         inner: Any = error.innererror
         return inner["code"], str(error.message)
 
-    inner, message = refusal("get_secret", "pin")
+    inner, message = read_refusal("get_secret", "pin")
     assert inner == "ForbiddenByRbac"
     assert f"appid={CLIENT};" in message
     assert "Action: 'Microsoft.KeyVault/vaults/secrets/getSecret/action'" in message
     assert f"/vaults/{VAULT}/secrets/pin'" in message
-    assert "'Microsoft.KeyVault/vaults/secrets/readMetadata/action'" in refusal("list_properties_of_secrets")[1]
+    assert "'Microsoft.KeyVault/vaults/secrets/readMetadata/action'" in read_refusal("list_properties_of_secrets")[1]
 
     emulator_harness.emulator.assign_role(CLIENT, VAULT)
     emulator_harness.emulator.firewall(VAULT, True)
-    inner, message = refusal("get_secret", "pin")
+    inner, message = read_refusal("get_secret", "pin")
     assert inner == "ForbiddenByFirewall"
     assert "Client address: 127.0.0.1" in message
     emulator_harness.emulator.firewall(VAULT, False)
@@ -259,7 +259,7 @@ def test_refusal_has_the_code_and_text_of_key_vault(emulator_harness: EmulatorHa
     emulator_harness.emulator.set_policy(CLIENT, VAULT, {"secrets": ["get"]})
     with emulator_harness.secrets() as client:
         assert client.get_secret("pin").value == "1"
-    inner, message = refusal("list_properties_of_secrets")
+    inner, message = read_refusal("list_properties_of_secrets")
     assert inner == "AccessDenied"
     assert f"does not have secrets list permission on key vault '{VAULT};" in message
     with pytest.raises(EmulatorError, match="Invalid enum value 'sign'"):
