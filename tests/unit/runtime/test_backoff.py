@@ -110,7 +110,7 @@ def test_due_time_follows_age_interval_and_jitter(age: float, jitter: float, dra
 
 
 @pytest.mark.parametrize(
-    ("asked", "shortest", "expected"),
+    ("requested", "shortest", "expected"),
     [
         pytest.param(None, 60, HOUR, id="no request"),
         pytest.param("600", 60, 600, id="more often"),
@@ -129,8 +129,10 @@ def test_due_time_follows_age_interval_and_jitter(age: float, jitter: float, dra
         pytest.param("9" * 400, 60, None, id="400 digits"),
     ],
 )
-def test_requested_interval_is_bounded_or_rejected(asked: str | None, shortest: float, expected: float | None) -> None:
-    assert refresh_interval(asked, HOUR, shortest) == expected
+def test_requested_interval_is_bounded_or_rejected(
+    requested: str | None, shortest: float, expected: float | None
+) -> None:
+    assert refresh_interval(requested, HOUR, shortest) == expected
 
 
 def test_clock_that_is_slightly_ahead_delays_the_due_time() -> None:
@@ -161,7 +163,7 @@ def test_backoff_for_an_obstacle_has_a_lower_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "rng", "expected"),
+    ("requested", "rng", "expected"),
     [
         (30.0, MIN_DRAW, 30.0),
         (30.0, MAX_DRAW, 32.0),
@@ -170,13 +172,13 @@ def test_backoff_for_an_obstacle_has_a_lower_limit() -> None:
         (0.0, MAX_DRAW, 2.0),
     ],
 )
-def test_backoff_respects_the_requested_wait(asked: float, rng: random.Random, expected: float) -> None:
-    assert backoff_delay(1, rng, asked) == expected
+def test_backoff_respects_the_requested_wait(requested: float, rng: random.Random, expected: float) -> None:
+    assert backoff_delay(1, rng, requested) == expected
 
 
 @given(st.integers(1, 10**6), st.integers(), st.floats(0, 1e12))
-def test_any_backoff_is_between_one_second_and_five_minutes(failures: int, seed: int, asked: float) -> None:
-    wait = backoff_delay(failures, random.Random(seed), asked)
+def test_any_backoff_is_between_one_second_and_five_minutes(failures: int, seed: int, requested: float) -> None:
+    wait = backoff_delay(failures, random.Random(seed), requested)
     assert 1.0 <= wait <= MAX_RETRY_SECONDS
 
 

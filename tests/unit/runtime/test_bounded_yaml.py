@@ -1,4 +1,4 @@
-"""Test YAML that is made to exhaust its reader: it is refused soon, in one line and with little memory."""
+"""Test that YAML that would exhaust its reader is refused soon, in one line and with little memory."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ SECONDS = 20.0
 SECONDS_OF_EXPLANATION = 5.0
 
 
-def laughs(first: str, each: str) -> str:
+def make_chained_aliases(first: str, each: str) -> str:
     """Return ten anchors, of which each has nine aliases of the one before."""
     lines = [f"a0: &a0 {first}"]
     lines += [f"a{n}: &a{n} " + each.format(", ".join([f"*a{n - 1}"] * 9)) for n in range(1, 10)]
@@ -30,9 +30,9 @@ def laughs(first: str, each: str) -> str:
 
 
 BOMBS = {
-    "billion laughs": laughs("[lol, lol]", "[{}]"),
-    "billion laughs as a flow map": "{" + ", ".join(laughs("x", "[{}]").splitlines()) + "}",
-    "merge keys": laughs("{x: 1}", "{{<<: [{}], y: 2}}"),
+    "billion laughs": make_chained_aliases("[lol, lol]", "[{}]"),
+    "billion laughs as a flow map": "{" + ", ".join(make_chained_aliases("x", "[{}]").splitlines()) + "}",
+    "merge keys": make_chained_aliases("{x: 1}", "{{<<: [{}], y: 2}}"),
     "quadratic: one large anchor, many aliases": "a: &a [" + "x, " * 1000 + "]\nb: [" + "*a, " * 1000 + "]",
     "an anchor in a key": "? &a [x, x]\n: 1\n" + "\n".join(f"? [*a, {n}]\n: [*a]" for n in range(150_000)),
     "an alias of itself": "a: &a [*a]",
@@ -45,7 +45,7 @@ BOMBS = {
     "deep aliases": "a0: &a0 x\n" + "\n".join(f"a{n}: &a{n} [[[*a{n - 1}]]]" for n in range(1, 60)),
     "many documents": "--- x\n" * 450_000,
 }
-# libyaml refuses the first line, and Python's parser takes it.
+# libyaml refuses the first line, but the parser in Python accepts it.
 HIDDEN = {name: '- "\\ud800"\n---\n' + BOMBS[name] for name in ("billion laughs", "merge keys", "deep flow, closed")}
 
 
@@ -146,7 +146,7 @@ def test_fifo_without_a_writer_is_empty(tmp_path: Path) -> None:
 
 
 def test_fifo_is_read_until_its_writer_closes_it(tmp_path: Path) -> None:
-    """Read as in `tools/migrate csi <(kubectl get ...)`, where the command takes a while."""
+    """Read as in `tools/migrate csi <(kubectl get ...)`, where the command needs some time."""
     reading, writing = os.pipe()
 
     def write() -> None:

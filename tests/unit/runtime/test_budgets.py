@@ -1,4 +1,4 @@
-"""Test budgets by namespace: rates, totals, recent entries, and the table, which names a use and a test for each."""
+"""Test the budgets of namespaces: rates, totals and recent entries. Each budget must have a use and a test."""
 
 import ast
 import functools
@@ -19,12 +19,12 @@ ROOT = Path(__file__).resolve().parents[3]
 NAMES = {name: found for name, found in vars(budgets).items() if isinstance(found, Budget)}
 
 
-def small(most: float, seconds: float = 0.0) -> Budget:
+def make_budget(most: float, seconds: float = 0.0) -> Budget:
     return Budget("what", most, "unit", "then", "test", seconds)
 
 
 @functools.cache
-def uses() -> set[str]:
+def list_used_names() -> set[str]:
     """Return the names that the controller's modules read as `budgets.NAME`."""
     found = set()
     for path in sorted((ROOT / "controller").rglob("*.py")):
@@ -43,7 +43,7 @@ def test_every_budget_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_each_budget_is_used_in_code(name: str) -> None:
-    assert name in uses()
+    assert name in list_used_names()
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -61,7 +61,7 @@ def test_table_of_budgets_is_in_security_md() -> None:
 
 def test_rate_allows_a_burst_and_then_its_average() -> None:
     now = [0.0]
-    rates = RateBudget(small(10, seconds=60), lambda: now[0])
+    rates = RateBudget(make_budget(10, seconds=60), lambda: now[0])
     assert [rates.take("a") for _ in range(12)] == [True] * 10 + [False] * 2
     assert rates.wait("a", 1) == pytest.approx(6)
     now[0] += 6
@@ -72,7 +72,7 @@ def test_rate_allows_a_burst_and_then_its_average() -> None:
 
 def test_overspent_rate_blocks_until_it_is_refilled() -> None:
     now = [0.0]
-    rates = RateBudget(small(10, seconds=60), lambda: now[0])
+    rates = RateBudget(make_budget(10, seconds=60), lambda: now[0])
     rates.spend("a", 30)
     assert rates.wait("a") == pytest.approx(120)
     assert rates.wait("b") == 0
@@ -82,7 +82,7 @@ def test_overspent_rate_blocks_until_it_is_refilled() -> None:
 
 def test_full_bucket_uses_no_memory() -> None:
     now = [0.0]
-    rates = RateBudget(small(10, seconds=60), lambda: now[0])
+    rates = RateBudget(make_budget(10, seconds=60), lambda: now[0])
     for number in range(10_000):
         now[0] += 1
         rates.take(f"namespace-{number}")
@@ -94,18 +94,18 @@ def test_full_bucket_uses_no_memory() -> None:
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 5), st.floats(0, 20)), max_size=60))
 def test_rate_never_allows_more_than_burst_and_average(steps: list[tuple[str, float, float]]) -> None:
     now, taken = [0.0], {"a": 0.0, "b": 0.0}
-    rates = RateBudget(small(10, seconds=60), lambda: now[0])
-    for who, amount, pause in steps:
+    rates = RateBudget(make_budget(10, seconds=60), lambda: now[0])
+    for namespace, amount, pause in steps:
         now[0] += pause
-        taken[who] += amount if rates.take(who, amount) else 0.0
-        assert taken[who] <= 10 + now[0] / 6 + 1e-6
+        taken[namespace] += amount if rates.take(namespace, amount) else 0.0
+        assert taken[namespace] <= 10 + now[0] / 6 + 1e-6
 
 
 # Totals
 
 
 def test_total_is_bounded_by_namespace() -> None:
-    totals: TotalBudget[str] = TotalBudget(small(100))
+    totals: TotalBudget[str] = TotalBudget(make_budget(100))
     assert totals.set("a", "x", 60)
     assert not totals.set("a", "y", 60)
     assert totals.total("a") == 60
@@ -121,7 +121,7 @@ def test_total_is_bounded_by_namespace() -> None:
 
 
 def test_smaller_amount_is_accepted_above_the_budget() -> None:
-    totals: TotalBudget[str] = TotalBudget(small(100))
+    totals: TotalBudget[str] = TotalBudget(make_budget(100))
     totals.set("a", "x", 100)
     totals.sums["a"] = 150  # as if the budget had been lowered
     assert totals.set("a", "x", 90)
@@ -129,24 +129,24 @@ def test_smaller_amount_is_accepted_above_the_budget() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(0, 70) | st.none()), max_size=80))
 def test_total_is_the_sum_of_the_amounts(steps: list[tuple[str, int, int | None]]) -> None:
-    totals: TotalBudget[int] = TotalBudget(small(100))
+    totals: TotalBudget[int] = TotalBudget(make_budget(100))
     kept: dict[tuple[str, int], int] = {}
-    for who, key, amount in steps:
+    for namespace, key, amount in steps:
         if amount is None:
-            totals.drop(who, key)
-            kept.pop((who, key), None)
-        elif totals.set(who, key, amount):
-            kept[who, key] = amount
+            totals.drop(namespace, key)
+            kept.pop((namespace, key), None)
+        elif totals.set(namespace, key, amount):
+            kept[namespace, key] = amount
         for each in "abc":
             assert math.isclose(totals.total(each), sum(amount for (name, _), amount in kept.items() if name == each))
             assert totals.total(each) <= 100
 
 
-# Recent
+# Recent entries
 
 
 def test_oldest_entry_of_a_namespace_is_evicted() -> None:
-    recent: RecentEntries[str, int] = RecentEntries(small(2))
+    recent: RecentEntries[str, int] = RecentEntries(make_budget(2))
     assert recent.put("a", "x", 1) == []
     assert recent.put("a", "y", 2) == []
     assert recent.get("a", "x") == 1

@@ -93,7 +93,7 @@ def test_breaker_stays_open_until_retry_after_ends(breaker: CircuitBreaker, cloc
     assert breaker.open_reason() == "down"
 
 
-def test_failure_with_retry_after_opens_it_unless_most_calls_succeed(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_failure_with_retry_after_opens_unless_most_calls_succeed(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.succeed()
     breaker.succeed()
     breaker.fail("HTTP 503", 60)
@@ -120,26 +120,26 @@ def test_open_breaker_blocks_calls_for_five_seconds(breaker: CircuitBreaker, clo
     assert not breaker.open_reason()
 
 
-def failures_until_open(breaker: CircuitBreaker) -> int:
-    """Return how many failures in a row open it."""
+def count_failures_until_open(breaker: CircuitBreaker) -> int:
+    """Return the number of successive failures that open the breaker."""
     for count in range(1, 100):
         breaker.fail("HTTP 503")
         if breaker.open_reason():
             return count
-    raise AssertionError("it never opens")
+    raise AssertionError("the breaker never opens")
 
 
 def test_breaker_opens_if_half_of_the_last_50_outcomes_are_failures(breaker: CircuitBreaker) -> None:
     for _ in range(100):
         breaker.succeed()
-    assert failures_until_open(breaker) == 25
+    assert count_failures_until_open(breaker) == 25
 
 
 def test_oldest_of_fifty_outcomes_still_counts(breaker: CircuitBreaker) -> None:
     breaker.fail("HTTP 503")
     for _ in range(25):
         breaker.succeed()
-    assert failures_until_open(breaker) == 24
+    assert count_failures_until_open(breaker) == 24
 
 
 @pytest.mark.parametrize(("later", "opens"), [(29.9, True), (30.0, False)])
@@ -223,7 +223,7 @@ def test_failures_of_one_subject_count_as_one(breaker: CircuitBreaker, outcomes:
     assert bool(breaker.open_reason()) == opens
 
 
-def test_retry_after_of_one_subject_concerns_it_alone(breaker: CircuitBreaker) -> None:
+def test_retry_after_of_one_subject_affects_only_it(breaker: CircuitBreaker) -> None:
     breaker.fail("HTTP 503", 60, subject="a")
     assert not breaker.open_reason()
     breaker.fail("HTTP 503", 60, subject="b")

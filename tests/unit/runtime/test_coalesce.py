@@ -9,7 +9,7 @@ from controller.runtime.coalesce import CoalescingCache
 
 
 class CacheHarness:
-    """A cache, its clock, a source of numbered answers, and a gate that holds the answers back."""
+    """A cache, its clock, a source of numbered answers, and a gate that delays the answers."""
 
     def __init__(self, size: int = 8) -> None:
         self.now = 10.0
@@ -18,20 +18,20 @@ class CacheHarness:
         self.gate.set()
         self.cache: CoalescingCache[str] = CoalescingCache(size, lambda: self.now)
 
-    def make_fetch(self, what: str) -> Callable[[], Awaitable[str]]:
+    def make_fetch(self, name: str) -> Callable[[], Awaitable[str]]:
         async def fetch() -> str:
-            self.fetched.append(what)
-            answer = f"{what} {len(self.fetched)}"
+            self.fetched.append(name)
+            answer = f"{name} {len(self.fetched)}"
             await self.gate.wait()
             return answer
 
         return fetch
 
-    async def get(self, what: str, since: float) -> str:
-        return await self.cache.get(what, since, self.make_fetch(what))
+    async def get(self, name: str, since: float) -> str:
+        return await self.cache.get(name, since, self.make_fetch(name))
 
-    def start(self, what: str, since: float) -> asyncio.Task[str]:
-        return asyncio.create_task(self.get(what, since))
+    def start(self, name: str, since: float) -> asyncio.Task[str]:
+        return asyncio.create_task(self.get(name, since))
 
 
 @pytest.mark.parametrize(("since", "times"), [(9.0, 1), (10.0, 1), (10.1, 2)])
@@ -69,12 +69,12 @@ async def test_waiting_callers_share_one_request_and_block_no_other_key() -> Non
 async def test_cancelled_request_is_repeated_by_a_waiting_caller() -> None:
     harness = CacheHarness()
     harness.gate.clear()
-    asking, waiting, late = (harness.start("a", 10.0) for _ in range(3))
+    requesting, waiting, late = (harness.start("a", 10.0) for _ in range(3))
     await asyncio.sleep(0)
-    asking.cancel()
+    requesting.cancel()
     harness.gate.set()
     assert [await waiting, await late] == ["a 2", "a 2"]
-    assert asking.cancelled()
+    assert requesting.cancelled()
 
 
 async def test_failed_request_is_repeated_by_the_next_caller() -> None:
@@ -90,8 +90,8 @@ async def test_failed_request_is_repeated_by_the_next_caller() -> None:
 
 async def test_cache_keeps_only_the_latest_answers() -> None:
     harness = CacheHarness(size=2)
-    for what in ("a", "b", "c"):
-        await harness.get(what, 10.0)
+    for name in ("a", "b", "c"):
+        await harness.get(name, 10.0)
     assert await harness.get("c", 10.0) == "c 3"
     assert await harness.get("b", 10.0) == "b 2"
     assert await harness.get("a", 10.0) == "a 4"
@@ -101,9 +101,9 @@ async def test_cache_keeps_only_the_latest_answers() -> None:
 
 async def test_renewed_answer_is_evicted_after_older_ones() -> None:
     harness = CacheHarness(size=2)
-    for what, since in (("a", 10.0), ("b", 10.0), ("a", 11.0), ("c", 11.0)):
+    for name, since in (("a", 10.0), ("b", 10.0), ("a", 11.0), ("c", 11.0)):
         harness.now = since
-        await harness.get(what, since)
+        await harness.get(name, since)
     assert await harness.get("a", 11.0) == "a 3"
 
 
@@ -116,8 +116,8 @@ async def test_cleared_cache_is_empty() -> None:
     assert await harness.get("a", 10.0) == "a 2"
 
 
-@pytest.mark.parametrize("how", ["cleared", "evicted"])
-async def test_waiting_caller_is_served_while_its_entry_is_removed(how: str) -> None:
+@pytest.mark.parametrize("removal", ["cleared", "evicted"])
+async def test_waiting_caller_is_served_while_its_entry_is_removed(removal: str) -> None:
     """Remove the entry at the moment when its lock is free, between the first caller and the next."""
     harness = CacheHarness(size=1)
     harness.gate.clear()
@@ -128,11 +128,11 @@ async def test_waiting_caller_is_served_while_its_entry_is_removed(how: str) -> 
 
     first, second = harness.start("a", 10.0), harness.start("a", 11.0)  # the first answer does not serve the second
     await asyncio.sleep(0)
-    other = asyncio.create_task(clear_cache() if how == "cleared" else harness.get("b", 10.0))
+    other = asyncio.create_task(clear_cache() if removal == "cleared" else harness.get("b", 10.0))
     await asyncio.sleep(0)
     harness.gate.set()
     await asyncio.gather(first, second, other)
     assert harness.fetched.count("a") == 2
-    for what in ("c", "d"):  # evict the kept answer
-        assert (await harness.get(what, 12.0)).startswith(what)
+    for name in ("c", "d"):  # evict the kept answer
+        assert (await harness.get(name, 12.0)).startswith(name)
     assert len(harness.cache.kept) == 1

@@ -14,10 +14,10 @@ from tests.support.virtual_time import run_virtual
 
 
 @pytest.mark.parametrize(
-    ("places", "each"), [(64, [32, 16, 8, 4, 2, 1, 1, 0]), (16, [8, 4, 2, 1, 1]), (3, [2, 1]), (1, [1, 0])]
+    ("slot_count", "each"), [(64, [32, 16, 8, 4, 2, 1, 1, 0]), (16, [8, 4, 2, 1, 1]), (3, [2, 1]), (1, [1, 0])]
 )
-def test_each_user_gets_at_most_half_of_the_remaining_slots(places: int, each: list[int]) -> None:
-    shares = FairShare(places)
+def test_each_user_gets_at_most_half_of_the_remaining_slots(slot_count: int, each: list[int]) -> None:
+    shares = FairShare(slot_count)
     for number, most in enumerate(each):
         taken = 0
         while shares.has_room(str(number)):
@@ -28,11 +28,11 @@ def test_each_user_gets_at_most_half_of_the_remaining_slots(places: int, each: l
 
 def test_released_slot_goes_to_a_user_with_fewer_slots() -> None:
     shares = FairShare(4)
-    for who in ("a", "a", "b", "c"):
-        assert shares.has_room(who)
-        shares.acquire(who)
+    for user in ("a", "a", "b", "c"):
+        assert shares.has_room(user)
+        shares.acquire(user)
     shares.release("a")
-    assert [who for who in "abcd" if shares.has_room(who)] == ["d"]
+    assert [user for user in "abcd" if shares.has_room(user)] == ["d"]
 
 
 class Users:
@@ -43,9 +43,9 @@ class Users:
         self.slots = FairSemaphore(AT_ONCE)
         self.began: list[tuple[str, float]] = []
 
-    async def use(self, who: str, seconds: float) -> None:
-        async with self.slots.hold_slot(who):
-            self.began.append((who, self.clock()))
+    async def use(self, user: str, seconds: float) -> None:
+        async with self.slots.hold_slot(user):
+            self.began.append((user, self.clock()))
             await asyncio.sleep(seconds)
 
 
@@ -73,9 +73,9 @@ def test_waiting_users_alternate_and_each_keeps_its_order() -> None:
         users = Users(clock)
         users.slots = FairSemaphore(2)
         async with asyncio.TaskGroup() as tasks:
-            for who in ("first", "a", "a", "a", "b", "b", "c"):
-                tasks.create_task(users.use(who, 1))
-        return [who for who, _ in users.began]
+            for user in ("first", "a", "a", "a", "b", "b", "c"):
+                tasks.create_task(users.use(user, 1))
+        return [user for user, _ in users.began]
 
     assert run_virtual(main) == ["first", "a", "b", "a", "c", "b", "a"]
 
@@ -85,9 +85,9 @@ def test_user_with_a_full_share_does_not_block_those_behind_it() -> None:
         users = Users(clock)
         users.slots = FairSemaphore(4)
         async with asyncio.TaskGroup() as tasks:
-            for who, seconds in (("a", 9), ("a", 9), ("b", 9), ("c", 1), ("a", 1), ("d", 1)):
-                tasks.create_task(users.use(who, seconds))
-        return [f"{who} {moment:.0f}" for who, moment in users.began]
+            for user, seconds in (("a", 9), ("a", 9), ("b", 9), ("c", 1), ("a", 1), ("d", 1)):
+                tasks.create_task(users.use(user, seconds))
+        return [f"{user} {moment:.0f}" for user, moment in users.began]
 
     assert run_virtual(main) == ["a 0", "a 0", "b 0", "c 0", "d 1", "a 9"]
 
@@ -104,11 +104,11 @@ async def test_caller_that_is_cancelled_when_it_gets_a_slot_returns_it() -> None
     assert (slots.shares.free, slots.shares.used) == (1, {})
 
 
-async def test_cancelled_callers_leave_no_line_although_their_namespace_has_no_room() -> None:
+async def test_cancelled_callers_leave_no_entry_if_their_namespace_has_no_room() -> None:
     slots = FairSemaphore(4)
     async with contextlib.AsyncExitStack() as held:
-        for who in "aab":
-            await held.enter_async_context(slots.hold_slot(who))
+        for user in "aab":
+            await held.enter_async_context(slots.hold_slot(user))
         async with slots.hold_slot("c"):
             waiting = asyncio.create_task(slots.hold_slot("a").__aenter__())
             await asyncio.sleep(0)
@@ -122,22 +122,22 @@ async def test_cancelled_callers_leave_no_line_although_their_namespace_has_no_r
     st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 9), st.integers(1, 9), st.integers(0, 30)), max_size=40),
     st.integers(1, 6),
 )
-def test_no_slot_is_lost_when_callers_time_out(callers: list[tuple[str, int, int, int]], places: int) -> None:
+def test_no_slot_is_lost_when_callers_time_out(callers: list[tuple[str, int, int, int]], slot_count: int) -> None:
     """Let callers arrive, hold slots and time out at random. Afterwards all slots are free and no caller waits."""
 
     async def main(clock: Callable[[], float]) -> None:
-        slots = FairSemaphore(places)
+        slots = FairSemaphore(slot_count)
         inside = 0
 
-        async def use(who: str, comes: float, stays: float, patience: float) -> None:
+        async def use(user: str, arrival: float, duration: float, max_wait: float) -> None:
             nonlocal inside
-            await asyncio.sleep(comes)
+            await asyncio.sleep(arrival)
             try:
-                async with asyncio.timeout(patience), slots.hold_slot(who):
+                async with asyncio.timeout(max_wait), slots.hold_slot(user):
                     inside += 1
-                    assert inside <= places
+                    assert inside <= slot_count
                     try:
-                        await asyncio.sleep(stays)
+                        await asyncio.sleep(duration)
                     finally:
                         inside -= 1
             except TimeoutError:
@@ -146,7 +146,7 @@ def test_no_slot_is_lost_when_callers_time_out(callers: list[tuple[str, int, int
         async with asyncio.TaskGroup() as tasks:
             for caller in callers:
                 tasks.create_task(use(*caller))
-        assert slots.shares.free == places
+        assert slots.shares.free == slot_count
         assert not slots.shares.used
         assert not slots.waiting
 

@@ -18,7 +18,7 @@ from controller.runtime.json_decoding import MAX_DEPTH, Undecodable, cut_nesting
 SPEC = b'{"secretProviderClassName":"c","serviceAccountName":"r","secretObject":{"data":[]}}'
 
 
-def nested(levels: int) -> bytes:
+def make_nested_object(levels: int) -> bytes:
     """Return a SecretSync in which deep `managedFields` come before the name, as the API server sends them."""
     fields = b'{"f:x":' * levels + b"{}" + b"}" * levels
     return b'{"metadata":{"managedFields":[{"fieldsV1":%b}],"name":"a","namespace":"n"},"spec":%b}' % (fields, SPEC)
@@ -26,12 +26,12 @@ def nested(levels: int) -> bytes:
 
 @pytest.mark.parametrize("levels", [0, 10, 63, 64, 65, 900, 1500, 9995, 100_000])
 def test_object_of_any_depth_is_decoded(levels: int) -> None:
-    raw = nested(levels)
+    raw = make_nested_object(levels)
     assert decode_json(raw, PartialObject).metadata.name == "a"
     assert decode_json(raw, SecretSync).spec.service_account_name == "r"
     event = decode_json(b'{"type":"ADDED","object":%b}' % raw, WatchEvent)
     assert decode_json(event.object, SecretSync).metadata.name == "a"
-    page = decode_json(b'{"metadata":{"continue":"t"},"items":[%b,%b]}' % (raw, nested(0)), ObjectPage)
+    page = decode_json(b'{"metadata":{"continue":"t"},"items":[%b,%b]}' % (raw, make_nested_object(0)), ObjectPage)
     assert [decode_json(item, PartialObject).metadata.name for item in page.items] == ["a", "a"]
     assert page.metadata.continue_ == "t"
 
@@ -106,20 +106,20 @@ JSON = st.recursive(
 )
 
 
-def shallow(value: object, depth: int) -> object:
+def cut_value(value: object, depth: int) -> object:
     """Return the expected result of `cut_nesting`."""
     if isinstance(value, list):
-        return [shallow(each, depth - 1) for each in value] if depth else []
+        return [cut_value(each, depth - 1) for each in value] if depth else []
     if isinstance(value, dict):
-        return {name: shallow(each, depth - 1) for name, each in value.items()} if depth else {}
+        return {name: cut_value(each, depth - 1) for name, each in value.items()} if depth else {}
     return value
 
 
 @given(JSON, st.integers(min_value=0, max_value=5))
 def test_values_below_the_depth_limit_become_empty(value: object, depth: int) -> None:
     found = msgspec.json.decode(cut_nesting(msgspec.json.encode(value), depth))
-    assert shallow(found, depth) == shallow(value, depth)
-    assert shallow(found, depth + 1) == found
+    assert cut_value(found, depth) == cut_value(value, depth)
+    assert cut_value(found, depth + 1) == found
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_64_levels_remain_around_an_empty_container() -> None:
 
 
 def test_object_within_the_depth_limit_is_unchanged() -> None:
-    raw = nested(MAX_DEPTH - 10)
+    raw = make_nested_object(MAX_DEPTH - 10)
     assert cut_nesting(raw) == raw
 
 

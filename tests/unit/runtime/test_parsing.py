@@ -14,27 +14,28 @@ from controller.runtime import budgets, parsing
 from controller.runtime.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, Charge, ParsingPool
 from controller.runtime.threads import FairThreads
 
-# Seconds until something that must not wait has waited.
+# A call that must not wait fails after this many seconds.
 SOON = 5.0
 
 
-def costing(seconds: float) -> Callable[[Charge], None]:
+def make_work(seconds: float) -> Callable[[Charge], None]:
+    """Return work that charges this number of seconds."""
     return lambda charge: charge(seconds)
 
 
 async def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not() -> None:
     now = [0.0]
     parser = ParsingPool(clock=lambda: now[0])
-    await parser.run("a", costing(budgets.PARSING.limit + 1))
+    await parser.run("a", make_work(budgets.PARSING.limit + 1))
     with pytest.raises(ParsingDeferred, match="namespace a has used its 20 seconds") as caught:
-        await parser.run("a", costing(0))
+        await parser.run("a", make_work(0))
     with pytest.raises(ParsingDeferred):
         parser.run_here("a", lambda: None)
     assert caught.value.retry_after is not None
     assert caught.value.retry_after >= budgets.PARSING.seconds / 2
-    await parser.run("b", costing(0))
+    await parser.run("b", make_work(0))
     now[0] += caught.value.retry_after
-    await parser.run("a", costing(0))
+    await parser.run("a", make_work(0))
 
 
 async def test_failed_work_is_charged_as_well() -> None:
@@ -47,7 +48,7 @@ async def test_failed_work_is_charged_as_well() -> None:
     with pytest.raises(ClassError):
         await parser.run("a", fail)
     with pytest.raises(ParsingDeferred):
-        await parser.run("a", costing(0))
+        await parser.run("a", make_work(0))
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ async def test_namespace_without_budget_is_deferred_although_all_its_threads_han
     try:
         with pytest.raises(ParsingDeferred):
             async with asyncio.timeout(SOON):
-                await parser.run("a", costing(0), pfx=True)
+                await parser.run("a", make_work(0), pfx=True)
     finally:
         gate.set()
         await hanging

@@ -1,4 +1,4 @@
-"""Test the rate of calls to one vault, against the emulator's limiter, in virtual time."""
+"""Test the rate of calls to one vault with the limiter of the emulator, in virtual time."""
 
 import heapq
 import itertools
@@ -21,13 +21,16 @@ from tools.keyvault_emulator.faults import RateLimiter
 SHOP = "shop"
 
 
-def namespace_of(kind: str) -> str:
+def get_namespace(kind: str) -> str:
     """Return the namespace of a kind of callers: the part before the slash, or the default."""
     return kind.partition("/")[0] if "/" in kind else SHOP
 
 
 class CallerSimulation:
-    """Callers that ask the limiter before each call, and return at the time that it names, until each has an answer."""
+    """Callers of one vault.
+
+    Each asks the limiter before a call, waits for the returned time, and repeats this until it has an answer.
+    """
 
     def __init__(self, limit: int, retry_after: int | None) -> None:
         self.now = 1000.0
@@ -40,27 +43,27 @@ class CallerSimulation:
         self.closed_until = 0.0
 
     def call(self, *groups: tuple[int, str, bool]) -> None:
-        """Start all callers at once. A group is their number, their kind, and whether they have no value yet."""
+        """Start all callers at once. A group has a number, a kind, and whether its callers have no value yet."""
         number = itertools.count()
         waiting = [
             (self.now, next(number), (kind, each), first) for count, kind, first in groups for each in range(count)
         ]
         heapq.heapify(waiting)
         while waiting:
-            moment, _, who, first = heapq.heappop(waiting)
+            moment, _, caller, first = heapq.heappop(waiting)
             self.now = max(self.now, moment)
-            wait = self.limiter.seconds_until_call(namespace_of(who[0]), who, first=first)
+            wait = self.limiter.seconds_until_call(get_namespace(caller[0]), caller, first=first)
             if not wait:
                 assert self.now >= self.closed_until, "a call before the end of Retry-After"
                 if self.vault_limiter.admit(self.now) is None:
                     self.limiter.note_answer()
-                    self.answers.append((self.now - self.began, who[0]))
+                    self.answers.append((self.now - self.began, caller[0]))
                     continue
                 self.refusals.append(self.now)
                 self.limiter.note_refusal(self.retry_after)
                 self.closed_until = max(self.closed_until, self.now + (self.retry_after or PAUSE))
-                wait = self.limiter.seconds_until_call(namespace_of(who[0]), who, first=first)
-            heapq.heappush(waiting, (self.now + wait, next(number), who, first))
+                wait = self.limiter.seconds_until_call(get_namespace(caller[0]), caller, first=first)
+            heapq.heappush(waiting, (self.now + wait, next(number), caller, first))
 
 
 def test_calls_within_the_limit_start_at_the_allowed_rate() -> None:
@@ -153,11 +156,10 @@ def test_flood_of_one_namespace_halves_the_rate_of_another_at_most(flood: int) -
         simulation.began, simulation.answers = simulation.now, []
     alone.call((100, "victim/refresh", False))
     attacked.call((flood, "editor/new", True), (100, "victim/refresh", False))
-    took = list_answer_times(alone, "victim/refresh")[-1]
-    assert list_answer_times(attacked, "victim/refresh")[-1] < 2 * took + 30
-    assert (
-        len([at for at in list_answer_times(attacked, "editor/new") if at < took]) >= 30
-    )  # the editor gets its share as well
+    seconds_alone = list_answer_times(alone, "victim/refresh")[-1]
+    assert list_answer_times(attacked, "victim/refresh")[-1] < 2 * seconds_alone + 30
+    # The editor gets its share as well.
+    assert len([at for at in list_answer_times(attacked, "editor/new") if at < seconds_alone]) >= 30
 
 
 def test_namespaces_are_served_alternately_despite_long_lines() -> None:
@@ -213,8 +215,8 @@ class LimiterHarness:
         for _ in range(count):
             self.limiter.note_answer()
 
-    def wait(self, who: str, *, first: bool = True) -> float:
-        return self.limiter.seconds_until_call("team", who, first=first)
+    def wait(self, caller: str, *, first: bool = True) -> float:
+        return self.limiter.seconds_until_call("team", caller, first=first)
 
     def count_burst(self) -> int:
         """Return the number of callers that may call now."""
@@ -268,7 +270,7 @@ def test_initial_requests_are_promised_earlier_times_than_refreshes() -> None:
 def test_place_is_kept_for_30_s_after_the_promised_time(first: bool) -> None:
     harness = LimiterHarness()
     harness.limiter.note_refusal(10)
-    assert [harness.wait(who, first=first) for who in ("late", "next")] == pytest.approx([12, 14])
+    assert [harness.wait(caller, first=first) for caller in ("late", "next")] == pytest.approx([12, 14])
     harness.now = 1000 + 12 + 30
     assert harness.wait("next", first=first) > 0
     harness.now += 0.1
@@ -423,8 +425,8 @@ def test_promised_times_alternate_between_namespaces() -> None:
     harness = LimiterHarness()
     harness.limiter.note_refusal(10)
 
-    def wait(namespace: str, who: str) -> float:
-        return harness.limiter.seconds_until_call(namespace, who, first=True)
+    def wait(namespace: str, caller: str) -> float:
+        return harness.limiter.seconds_until_call(namespace, caller, first=True)
 
     callers = [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
     # A caller waits for the earlier callers of both namespaces, which are served alternately.

@@ -1,4 +1,4 @@
-"""Equal parts of objects are stored once."""
+"""Test that equal parts of objects are stored once."""
 
 import gc
 
@@ -30,17 +30,17 @@ TEMPLATE = {
 }
 
 
-def decoded(name: str) -> SecretSync:
+def decode_sync(name: str) -> SecretSync:
     text = msgspec.json.encode(TEMPLATE | {"metadata": {"namespace": "shop", "name": name, "uid": f"uid-{name}"}})
     return msgspec.json.decode(text, type=SecretSync)
 
 
 def test_shared_object_is_equal_to_the_original() -> None:
-    assert share_parts(decoded("a")) == decoded("a")
+    assert share_parts(decode_sync("a")) == decode_sync("a")
 
 
 def test_texts_and_empty_containers_of_two_objects_are_the_same() -> None:
-    one, two = share_parts(decoded("a")), share_parts(decoded("b"))
+    one, two = share_parts(decode_sync("a")), share_parts(decode_sync("b"))
     for field in ("type", "reason", "message", "last_transition_time"):
         assert getattr(one.status.conditions[0], field) is getattr(two.status.conditions[0], field)
     assert one.metadata.namespace is two.metadata.namespace
@@ -62,5 +62,5 @@ def test_number_of_remembered_texts_is_bounded() -> None:
 
 
 def test_garbage_collector_does_not_see_decoded_objects() -> None:
-    found = share_parts(decoded("a"))
+    found = share_parts(decode_sync("a"))
     assert not any(gc.is_tracked(part) for part in (found, found.metadata, found.spec, found.status))

@@ -380,7 +380,7 @@ class QueueModel(RuleBasedStateMachine):
         self.due.pop(key, None)
 
     @rule(seconds=st.sampled_from([1, 4, 60]))
-    def time_passes(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         self.now += seconds
 
     def _has_share(self, namespace: str) -> bool:
@@ -393,7 +393,7 @@ class QueueModel(RuleBasedStateMachine):
             for key, due in self.due.items()
             if due <= self.now and key not in self.busy and self._has_share(key.namespace)
         }
-        taken = self.loop.run_until_complete(self._try())
+        taken = self.loop.run_until_complete(self._get_or_cancel())
         if not ready:
             assert taken is None
             return
@@ -402,7 +402,7 @@ class QueueModel(RuleBasedStateMachine):
         del self.due[taken]
         self.busy.add(taken)
 
-    async def _try(self) -> Key | None:
+    async def _get_or_cancel(self) -> Key | None:
         """Return a key that is ready, or cancel the call, which must not change the queue."""
         call = asyncio.create_task(self.queue.get())
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Test that secret bytes are zeroed. A view shows it, because a test cannot read freed memory."""
+"""Test that secret bytes are zeroed. The tests read a view of them, because they cannot read freed memory."""
 
 from controller.domain.values import SecretBytes
 from controller.runtime.zeroize import ZeroizedBytes, zeroize
