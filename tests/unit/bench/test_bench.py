@@ -18,16 +18,16 @@ TITLE = str(Shape(1000))
 SYNC = "first sync: all Secrets there, s from the first"
 
 
-def results(*runs: dict[str, float], title: str = TITLE) -> Results:
-    made = Results(HERE)
+def make_results(*runs: dict[str, float], title: str = TITLE) -> Results:
+    results = Results(HERE)
     for run in runs:
         found = Figures(title)
         found.figures = run
-        made.add(found)
-    return made
+        results.add(found)
+    return results
 
 
-def rows(now: Results, before: Results | None) -> list[str]:
+def format_rows(now: Results, before: Results | None) -> list[str]:
     return [
         line
         for line in format_tables(now, before, {TITLE: targets(Shape(1000))})
@@ -36,36 +36,36 @@ def rows(now: Results, before: Results | None) -> list[str]:
 
 
 def test_row_has_target_median_minimum_maximum_and_previous_value() -> None:
-    now = results({SYNC: 5.0}, {SYNC: 4.0}, {SYNC: 7.5})
-    assert rows(now, results({SYNC: 4.0})) == [f"| {SYNC} | ≤ 6 | 5 | 4 | 7.5 | 4 (+25 %) |"]
-    assert rows(now, None) == [f"| {SYNC} | ≤ 6 | 5 | 4 | 7.5 |  |"]
+    now = make_results({SYNC: 5.0}, {SYNC: 4.0}, {SYNC: 7.5})
+    assert format_rows(now, make_results({SYNC: 4.0})) == [f"| {SYNC} | ≤ 6 | 5 | 4 | 7.5 | 4 (+25 %) |"]
+    assert format_rows(now, None) == [f"| {SYNC} | ≤ 6 | 5 | 4 | 7.5 |  |"]
 
 
 def test_missed_target_is_marked() -> None:
-    assert rows(results({"first sync: secrets.get": 1001}), None) == [
+    assert format_rows(make_results({"first sync: secrets.get": 1001}), None) == [
         "| first sync: secrets.get | ≤ 1,000 **missed** | 1,001 | 1,001 | 1,001 |  |"
     ]
 
 
 def test_daily_read_does_not_miss_the_target() -> None:
     name = "quiet poll: vault calls"
-    assert rows(results({name: 42}), None) == [f"| {name} | ≤ 40 + 2 | 42 | 42 | 42 |  |"]
-    assert rows(results({name: 43}), None) == [f"| {name} | ≤ 40 + 2 **missed** | 43 | 43 | 43 |  |"]
+    assert format_rows(make_results({name: 42}), None) == [f"| {name} | ≤ 40 + 2 | 42 | 42 | 42 |  |"]
+    assert format_rows(make_results({name: 43}), None) == [f"| {name} | ≤ 40 + 2 **missed** | 43 | 43 | 43 |  |"]
 
 
 @pytest.mark.parametrize("count", [100, 1000, 10_000])
 def test_daily_reads_in_a_poll_rarely_exceed_the_allowance(count: int) -> None:
     shape = Shape(count)
     rng = random.Random(7)
-    # Each of the objects has a random time of the day.
+    # Each object is read at a random time of the day.
     polls = [sum(rng.random() * 86_400 < shape.interval for _ in range(count)) for _ in range(200_000 // count)]
     assert sum(number > daily(shape) for number in polls) <= len(polls) / 100
 
 
 def test_figures_without_a_new_measurement_keep_their_order() -> None:
     small, large = str(Shape(100)), str(Shape(1000))
-    now = results({SYNC: 1.0}, title=large)
-    now.keep(results({SYNC: 2.0}, title=small), [small, large])
+    now = make_results({SYNC: 1.0}, title=large)
+    now.keep(make_results({SYNC: 2.0}, title=small), [small, large])
     assert now.figures == {small: {SYNC: [2.0]}, large: {SYNC: [1.0]}}
     assert list(now.figures) == [small, large]
 
@@ -91,7 +91,7 @@ def test_targets_are_those_of_the_shape(shape: Shape, name: str, most: float) ->
 
 @pytest.mark.parametrize("shape", [Shape(100), Shape(3000), Shape(10_000), Shape(1000, history=2)])
 @pytest.mark.parametrize("name", [ROTATION, SYNC, "quiet poll: CPU, s", "restart: ready, s"])
-def test_times_are_promised_for_a_thousand_alone(shape: Shape, name: str) -> None:
+def test_only_a_thousand_secrets_have_targets_for_times(shape: Shape, name: str) -> None:
     assert name not in targets(shape)
 
 
@@ -108,8 +108,8 @@ def test_every_figure_is_within_its_panel_of_the_plot() -> None:
     assert len(panels) == len(growth.PANELS)
     circles = tree.findall(f".//{space}circle")
     assert len(circles) == 3 * sum(len(lines) for _, lines, _ in growth.PANELS)
-    assert all(0 <= float(at.attrib["cx"]) <= growth.WIDTH for at in circles)
-    assert all(0 <= float(at.attrib["cy"]) <= growth.HEIGHT for at in circles)
+    assert all(0 <= float(circle.attrib["cx"]) <= growth.WIDTH for circle in circles)
+    assert all(0 <= float(circle.attrib["cy"]) <= growth.HEIGHT for circle in circles)
     # A figure with proportional growth is on the dashed line.
     assert re.findall(r"([\d.]+),([\d.]+)", panels[0].find(f"{space}polyline").attrib["points"])[0] == (  # type: ignore[union-attr]
         panels[0].findall(f"{space}line[@class='even']")[0].attrib["x1"],
@@ -121,5 +121,5 @@ def test_every_figure_is_within_its_panel_of_the_plot() -> None:
 
 def test_measured_python_has_the_packages_of_the_image(tmp_path: Path) -> None:
     program = "from importlib.util import find_spec as f; print(bool(f('aiohttp')), bool(f('charset_normalizer')))"
-    words = [str(image_python(tmp_path / "python")), "-P", "-c", program]
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True False\n"
+    command = [str(image_python(tmp_path / "python")), "-P", "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True False\n"

@@ -10,7 +10,7 @@ from tests.bench.meter import SyncWrites, Write
 CREATE = Request("POST", "/api/v1/namespaces/a/secrets", "application/json", "application/json", {"kind": "ä"}, 201)
 
 
-def read(*answers: bytes) -> None:
+def read_answers(*answers: bytes) -> None:
     async def read_all() -> None:
         reader = asyncio.StreamReader()
         reader.feed_data(b"".join(answers))
@@ -25,12 +25,12 @@ def read(*answers: bytes) -> None:
 def test_answers_are_read_to_their_end() -> None:
     plain = b"HTTP/1.1 201 Created\r\nContent-Length: 3\r\n\r\n{ }"
     chunked = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{ \r\n1\r\n}\r\n0\r\n\r\n"
-    read(plain, chunked, plain)
+    read_answers(plain, chunked, plain)
 
 
 def test_refused_write_is_not_counted() -> None:
     with pytest.raises(BoundError, match="403"):
-        read(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+        read_answers(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
 
 
 def test_length_of_a_request_is_its_number_of_bytes() -> None:

@@ -55,7 +55,7 @@ def test_unknown_variable_is_refused_by_its_name() -> None:
         fill_template("$NAME $NAMES", {"VAULT": "v", "NAME": "n"})
 
 
-def line(verb: str, resource: str, name: str, code: int = 200, **more: Any) -> bytes:
+def format_audit_line(verb: str, resource: str, name: str, code: int = 200, **more: Any) -> bytes:
     entry: Mapping[str, Any] = {
         "verb": verb,
         "stage": "ResponseComplete",
@@ -68,14 +68,16 @@ def line(verb: str, resource: str, name: str, code: int = 200, **more: Any) -> b
 
 def test_writes_of_the_peer_are_counted_and_its_secrets_named() -> None:
     lines = [
-        line("create", "secrets", "a", 201),
-        line("update", "secrets", "a"),
-        line("patch", "externals", "a"),
-        line("get", "secrets", "b"),
-        line("create", "secrets", "c", 409),
-        line("create", "secrets", "d", stage="ResponseStarted"),
-        line("create", "secrets", "e", user={"username": f"{USER}-2"}),
-        line("create", "secrets", "f", objectRef={"resource": "secrets", "namespace": "other", "name": "f"}),
+        format_audit_line("create", "secrets", "a", 201),
+        format_audit_line("update", "secrets", "a"),
+        format_audit_line("patch", "externals", "a"),
+        format_audit_line("get", "secrets", "b"),
+        format_audit_line("create", "secrets", "c", 409),
+        format_audit_line("create", "secrets", "d", stage="ResponseStarted"),
+        format_audit_line("create", "secrets", "e", user={"username": f"{USER}-2"}),
+        format_audit_line(
+            "create", "secrets", "f", objectRef={"resource": "secrets", "namespace": "other", "name": "f"}
+        ),
     ]
     found = read_traffic(lines, USER, "shop")
     assert (found.writes, sorted(found.secrets)) == (4, ["a"])
@@ -92,7 +94,7 @@ def test_table_has_medians_and_all_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("each", "mode", "said"),
+    ("each", "mode", "message"),
     [
         ("name: $NAME", 0o644, "is not an executable: chmod +x"),
         ("name: fixed", 0o755, "does not have $NAME"),
@@ -100,7 +102,7 @@ def test_table_has_medians_and_all_runs() -> None:
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(
-    each: str | None, mode: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    each: str | None, mode: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start, file = tmp_path / "start", tmp_path / "each.yaml"
     start.touch(mode=mode)
@@ -109,10 +111,10 @@ def test_bad_input_is_refused_before_anything_starts(
     with pytest.raises(SystemExit) as ended:
         main(["--start", str(start), "--each", str(file)])
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_example_uses_known_variables_alone() -> None:
+def test_example_uses_only_known_variables() -> None:
     known = dict.fromkeys(("NAME", "NAMESPACE", "SERVICE_ACCOUNT", "CLIENT_ID", "TENANT_ID", "VAULT"), "x")
     assert "$" not in fill_template((THIS / "each.yaml").read_text(), known)
     assert (THIS / "start").stat().st_mode & 0o111

@@ -9,20 +9,24 @@ from tests.bench.idle import Window, convert_to_hour, count_requests
 USER = "system:serviceaccount:home:controller"
 
 
-def line(verb: str, resource: str, sub: str = "", user: str = USER, stage: str = "ResponseComplete") -> bytes:
-    about = {"resource": resource, "subresource": sub, "name": "x"}
-    return json.dumps({"verb": verb, "stage": stage, "user": {"username": user}, "objectRef": about}).encode() + b"\n"
+def format_audit_line(
+    verb: str, resource: str, sub: str = "", user: str = USER, stage: str = "ResponseComplete"
+) -> bytes:
+    object_ref = {"resource": resource, "subresource": sub, "name": "x"}
+    return (
+        json.dumps({"verb": verb, "stage": stage, "user": {"username": user}, "objectRef": object_ref}).encode() + b"\n"
+    )
 
 
 def test_requests_of_the_controller_are_counted_once_each() -> None:
     lines = [
-        line("patch", "leases"),
-        line("patch", "secretsyncs", "status"),
-        line("patch", "secretsyncs", "status"),
-        line("watch", "secretsyncs", stage="ResponseStarted"),
-        line("watch", "secretsyncs"),
-        line("patch", "secrets", user="another"),
-        line("patch", "secrets", user=f"{USER}-2"),
+        format_audit_line("patch", "leases"),
+        format_audit_line("patch", "secretsyncs", "status"),
+        format_audit_line("patch", "secretsyncs", "status"),
+        format_audit_line("watch", "secretsyncs", stage="ResponseStarted"),
+        format_audit_line("watch", "secretsyncs"),
+        format_audit_line("patch", "secrets", user="another"),
+        format_audit_line("patch", "secrets", user=f"{USER}-2"),
     ]
     assert count_requests(lines, USER) == {
         ("patch", "leases"): 1,
