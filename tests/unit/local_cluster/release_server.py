@@ -58,9 +58,9 @@ class ReleaseServer:
         if behaviour := self.behaviours.get(path):
             behaviour(request)
         elif path in self.files:
-            body(self.files[path])(request)
+            send_body(self.files[path])(request)
         else:
-            status(404)(request)
+            send_status(404)(request)
 
     def close(self) -> None:
         self.closing.set()
@@ -72,9 +72,9 @@ class ReleaseServer:
         """Add the releases. Every program is a script that prints its version."""
         programs = [*assets.CONTROL_PLANE.packages, *assets.NODE.packages]
         for artifact in releases.artifacts(programs, kubernetes, etcd, cache.machine_architecture()):
-            script = program(artifact.program, etcd if artifact.program == "etcd" else kubernetes)
+            script = make_program(artifact.program, etcd if artifact.program == "etcd" else kubernetes)
             path = f"/etcd/{artifact.path}" if artifact.source is releases.ETCD else f"/kubernetes/{artifact.path}"
-            self.put(path, archive({artifact.member: script}) if artifact.member else script)
+            self.put(path, make_archive({artifact.member: script}) if artifact.member else script)
 
     def put(self, path: str, data: bytes) -> None:
         """Add a file with its right checksum."""
@@ -93,12 +93,12 @@ class ReleaseServer:
 
     # These behaviours continue until the server closes.
 
-    def silence(self, request: BaseHTTPRequestHandler) -> None:
+    def send_nothing(self, request: BaseHTTPRequestHandler) -> None:
         """Accept the connection and send nothing."""
         self.closing.wait(60)
 
     def drip(self, request: BaseHTTPRequestHandler) -> None:
-        """Send a byte now and then."""
+        """Send one byte every 50 ms, without an end."""
         _head(request, 200, {"Content-Length": "100000"})
         while not self.closing.wait(0.05):
             request.wfile.write(b"a")
@@ -110,29 +110,29 @@ class ReleaseServer:
             request.wfile.write(b"a")
 
     def stall(self, request: BaseHTTPRequestHandler) -> None:
-        """Send much at once, then nothing."""
+        """Send a megabyte at once, and then nothing."""
         _head(request, 200, {"Content-Length": "10000000"})
         request.wfile.write(bytes(1_000_000))
         self.closing.wait(60)
 
-    def endless(self, request: BaseHTTPRequestHandler) -> None:
+    def send_endlessly(self, request: BaseHTTPRequestHandler) -> None:
         """Send as fast as possible, without an end."""
         _head(request, 200, {})
         while not self.closing.is_set():
             request.wfile.write(bytes(64 * 1024))
 
 
-def program(name: str, version: str, *, more: str = "") -> bytes:
+def make_program(name: str, version: str, *, more: str = "") -> bytes:
     """Return a script that prints its version as the real program does."""
-    said = {
+    outputs = {
         "etcd": f"echo 'etcd Version: {version}'; echo 'Go Version: go1.26.8'",
         "kubectl": '[ "$*" = "version --client --output=json" ] || exit 1; '
         f"""echo '{{"clientVersion": {{"gitVersion": "v{version}", "goVersion": "go1.26.8"}}}}'""",
     }
-    return f"#!/bin/sh\n{more}\n{said.get(name, f'echo Kubernetes v{version}')}\n".encode()
+    return f"#!/bin/sh\n{more}\n{outputs.get(name, f'echo Kubernetes v{version}')}\n".encode()
 
 
-def archive(members: dict[str | None, bytes], *others: tarfile.TarInfo) -> bytes:
+def make_archive(members: dict[str | None, bytes], *others: tarfile.TarInfo) -> bytes:
     """Return a .tar.gz with the files `members`, after `others` without data."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -152,12 +152,12 @@ def _head(request: BaseHTTPRequestHandler, code: int, headers: dict[str, str]) -
     request.end_headers()
 
 
-def status(code: int, **headers: str) -> Behaviour:
+def send_status(code: int, **headers: str) -> Behaviour:
     return lambda request: _head(request, code, {"Content-Length": "0", **headers})
 
 
-def body(data: bytes, *, length: int | None = None) -> Behaviour:
-    """Send `data`, with the Content-Length `length` if it is given."""
+def send_body(data: bytes, *, length: int | None = None) -> Behaviour:
+    """Return a behaviour that sends `data`, with the Content-Length `length` if it is given."""
 
     def send(request: BaseHTTPRequestHandler) -> None:
         _head(request, 200, {"Content-Length": str(len(data) if length is None else length)})
@@ -166,8 +166,8 @@ def body(data: bytes, *, length: int | None = None) -> Behaviour:
     return send
 
 
-def until_closed(data: bytes) -> Behaviour:
-    """Send `data` without a Content-Length, and close the connection at its end."""
+def send_until_closed(data: bytes) -> Behaviour:
+    """Return a behaviour that sends `data` without a Content-Length and closes the connection at its end."""
 
     def send(request: BaseHTTPRequestHandler) -> None:
         _head(request, 200, {})
@@ -176,8 +176,8 @@ def until_closed(data: bytes) -> Behaviour:
     return send
 
 
-def paced(parts: Iterable[bytes], seconds: float) -> Behaviour:
-    """Send `parts` with a pause before each."""
+def send_slowly(parts: Iterable[bytes], seconds: float) -> Behaviour:
+    """Return a behaviour that sends `parts` with a pause before each."""
 
     def send(request: BaseHTTPRequestHandler) -> None:
         _head(request, 200, {})
@@ -188,8 +188,8 @@ def paced(parts: Iterable[bytes], seconds: float) -> Behaviour:
     return send
 
 
-def raw(data: bytes) -> Behaviour:
-    """Send bytes that need not be HTTP."""
+def send_raw(data: bytes) -> Behaviour:
+    """Return a behaviour that sends any bytes, which need not be HTTP."""
 
     def send(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(data)

@@ -26,12 +26,12 @@ from tests.unit.local_cluster.release_server import (
     ETCD,
     Behaviour,
     ReleaseServer,
-    archive,
-    body,
-    program,
-    raw,
-    status,
-    until_closed,
+    make_archive,
+    make_program,
+    send_body,
+    send_raw,
+    send_status,
+    send_until_closed,
 )
 from tools.local_cluster import ClusterError
 from tools.local_cluster.errors import DownloadError
@@ -42,63 +42,67 @@ SUM = f"{FILE}.sha256"
 ETCD_NAME = f"etcd-v{ETCD}-linux-{cache.machine_architecture()}"
 ETCD_FILE = f"/etcd/v{ETCD}/{ETCD_NAME}.tar.gz"
 ETCD_SUMS = f"/etcd/v{ETCD}/SHA256SUMS"
-GOOD = program("kube-apiserver", DEFAULT)
+GOOD = make_program("kube-apiserver", DEFAULT)
 
 ANSWERS: dict[str, tuple[str, Callable[[ReleaseServer], Behaviour], str]] = {
-    "404": (FILE, lambda _: status(404), "the server answered with status 404"),
-    "401": (SUM, lambda _: status(401), "the server answered with status 401"),
-    "500": (ETCD_FILE, lambda _: status(500), "the server answered with status 500"),
-    "204": (FILE, lambda _: status(204), "the server answered with status 204"),
-    "wrong": (FILE, lambda _: body(GOOD + b"\n"), "the file is damaged, or it is another file: its SHA-256 is"),
-    "empty": (FILE, lambda _: body(b""), "the file is damaged, or it is another file: its SHA-256 is e3b0c44"),
+    "404": (FILE, lambda _: send_status(404), "the server answered with status 404"),
+    "401": (SUM, lambda _: send_status(401), "the server answered with status 401"),
+    "500": (ETCD_FILE, lambda _: send_status(500), "the server answered with status 500"),
+    "204": (FILE, lambda _: send_status(204), "the server answered with status 204"),
+    "wrong": (FILE, lambda _: send_body(GOOD + b"\n"), "the file is damaged, or it is another file: its SHA-256 is"),
+    "empty": (FILE, lambda _: send_body(b""), "the file is damaged, or it is another file: its SHA-256 is e3b0c44"),
     "truncated": (
         FILE,
-        lambda _: body(GOOD[:-1], length=len(GOOD)),
+        lambda _: send_body(GOOD[:-1], length=len(GOOD)),
         "the connection ended before the file was complete",
     ),
-    "truncated without a length": (FILE, lambda _: until_closed(GOOD[:-1]), "the file is damaged"),
-    "truncated gzip": (ETCD_FILE, lambda server: body(server.files[ETCD_FILE][:-9]), "the file is damaged"),
+    "truncated without a length": (FILE, lambda _: send_until_closed(GOOD[:-1]), "the file is damaged"),
+    "truncated gzip": (ETCD_FILE, lambda server: send_body(server.files[ETCD_FILE][:-9]), "the file is damaged"),
     "compressed on the way": (
         FILE,
-        lambda _: raw(
+        lambda _: send_raw(
             b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(bytes(1000))
         ),
         "the file is damaged",
     ),
-    "not HTTP": (FILE, lambda _: raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "the answer cannot be read"),
-    "no answer": (FILE, lambda _: raw(b""), "the server ended the connection without an answer"),
+    "not HTTP": (FILE, lambda _: send_raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "the answer cannot be read"),
+    "no answer": (FILE, lambda _: send_raw(b""), "the server ended the connection without an answer"),
     "many headers": (
         FILE,
-        lambda _: raw(b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: a\r\n" % at for at in range(9000)) + b"\r\n"),
+        lambda _: send_raw(b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: a\r\n" % at for at in range(9000)) + b"\r\n"),
         "the answer cannot be read",
     ),
     "bad length": (
         FILE,
-        lambda _: raw(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabcde"),
+        lambda _: send_raw(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabcde"),
         "the answer cannot be read",
     ),
     "checksum of another file": (
         ETCD_SUMS,
-        lambda _: body(b"%s  another.tar.gz\n" % (b"0" * 64)),
+        lambda _: send_body(b"%s  another.tar.gz\n" % (b"0" * 64)),
         f"it holds no SHA-256 checksum of {ETCD_NAME}.tar.gz",
     ),
-    "page instead of a checksum": (SUM, lambda _: body(b"<html>Sign in</html>"), "it holds no SHA-256 checksum of"),
-    "binary instead of a checksum": (SUM, lambda _: body(random.Random(1).randbytes(999)), "it holds no SHA-256"),
-    "endless checksums": (SUM, lambda server: server.endless, "the file is larger than 64 KiB"),
-    "endless": (FILE, lambda server: server.endless, "the file is larger than 1 MiB"),
-    "announced as huge": (FILE, lambda _: body(b"", length=2**40), "the file is larger than 1 MiB"),
-    "redirect to itself": (FILE, lambda _: status(302, Location=FILE), "it redirects more than 5 times"),
-    "redirect nowhere": (FILE, lambda _: status(302), "the server answered with status 302"),
+    "page instead of a checksum": (
+        SUM,
+        lambda _: send_body(b"<html>Sign in</html>"),
+        "it holds no SHA-256 checksum of",
+    ),
+    "binary instead of a checksum": (SUM, lambda _: send_body(random.Random(1).randbytes(999)), "it holds no SHA-256"),
+    "endless checksums": (SUM, lambda server: server.send_endlessly, "the file is larger than 64 KiB"),
+    "endless": (FILE, lambda server: server.send_endlessly, "the file is larger than 1 MiB"),
+    "announced as huge": (FILE, lambda _: send_body(b"", length=2**40), "the file is larger than 1 MiB"),
+    "redirect to itself": (FILE, lambda _: send_status(302, Location=FILE), "it redirects more than 5 times"),
+    "redirect nowhere": (FILE, lambda _: send_status(302), "the server answered with status 302"),
     "redirect to http": (
         FILE,
-        lambda _: status(301, Location="http://files.example/x?signature=secret"),
+        lambda _: send_status(301, Location="http://files.example/x?signature=secret"),
         "it redirects to http://files.example, which is not https",
     ),
-    "redirect to a file": (SUM, lambda _: status(307, Location="file:///etc/passwd"), "it redirects to file://"),
-    "redirect to nonsense": (FILE, lambda _: status(302, Location="https://[::1"), "the answer cannot be read"),
+    "redirect to a file": (SUM, lambda _: send_status(307, Location="file:///etc/passwd"), "it redirects to file://"),
+    "redirect to nonsense": (FILE, lambda _: send_status(302, Location="https://[::1"), "the answer cannot be read"),
     "redirect to an unknown name": (
         FILE,
-        lambda _: status(302, Location="https://does-not-exist.invalid/?signature=secret"),
+        lambda _: send_status(302, Location="https://does-not-exist.invalid/?signature=secret"),
         "the name does-not-exist.invalid cannot be resolved",
     ),
 }
@@ -137,7 +141,7 @@ def test_forced_download_from_a_bad_source_fails(
     release_server: ReleaseServer, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AKV_ASSETS", "download")
-    for path, behaviour in ((FILE, body(b"other")), (ETCD_SUMS, status(404))):
+    for path, behaviour in ((FILE, send_body(b"other")), (ETCD_SUMS, send_status(404))):
         release_server.behaviours = {path: behaviour}
         with pytest.raises(ClusterError, match=rf"cannot be downloaded: {release_server.address}{path}: .*\n.*_MIRROR"):
             assets.kubernetes()
@@ -149,17 +153,17 @@ def test_source_that_timed_out_is_not_tried_again(
     release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(download, "PATIENCE", 0.5)
-    release_server.behaviours[FILE] = release_server.silence
+    release_server.behaviours[FILE] = release_server.send_nothing
     assets.kubernetes()
-    asked = len(release_server.requests)
+    request_count = len(release_server.requests)
     assets.node(DEFAULT)
-    assert len(release_server.requests) == asked
+    assert len(release_server.requests) == request_count
     assert "/kubernetes: it timed out before; building it\n" in capsys.readouterr().err
 
 
 @contextlib.contextmanager
-def full_port() -> Iterator[str]:
-    """Provide an address whose backlog is full: the kernel does not complete connections there."""
+def provide_full_port() -> Iterator[str]:
+    """Provide an address whose backlog is full, so that the kernel does not complete connections."""
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):
@@ -169,12 +173,12 @@ def full_port() -> Iterator[str]:
         yield f"http://127.0.0.1:{port.getsockname()[1]}"
 
 
-def closed_port(_: contextlib.ExitStack) -> str:
+def find_closed_port(_: contextlib.ExitStack) -> str:
     with socket.create_server(("127.0.0.1", 0)) as port:
         return f"http://127.0.0.1:{port.getsockname()[1]}"
 
 
-def resetting_port(stack: contextlib.ExitStack) -> str:
+def start_resetting_server(stack: contextlib.ExitStack) -> str:
     port = socket.create_server(("127.0.0.1", 0))
 
     def reset() -> None:
@@ -196,8 +200,8 @@ def resetting_port(stack: contextlib.ExitStack) -> str:
 
 
 UNREACHABLE = {
-    "refused": (closed_port, r"127\.0\.0\.1:\d+ cannot be reached \(.+\)"),
-    "reset": (resetting_port, r".*127\.0\.0\.1:\d+.*|Connection reset by peer|.*without an answer"),
+    "refused": (find_closed_port, r"127\.0\.0\.1:\d+ cannot be reached \(.+\)"),
+    "reset": (start_resetting_server, r".*127\.0\.0\.1:\d+.*|Connection reset by peer|.*without an answer"),
     "no such name": (lambda _: "https://does-not-exist.invalid", "the name does-not-exist.invalid cannot be resolved"),
     "no name": (lambda _: f"https://{'a' * 64}.example", "the name a{64}.example cannot be resolved"),
 }
@@ -224,7 +228,7 @@ def test_failed_connection_is_followed_by_a_build(
     assert is_clean()
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+def make_member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, link, size
     return info
@@ -233,26 +237,29 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
 WANTED = f"{ETCD_NAME}/etcd"
 PATIENCE = download.PATIENCE
 ARCHIVES = {
-    "without it": (archive({f"{ETCD_NAME}/etcdctl": b"x"}), f"the archive holds no {WANTED}"),
-    "at another place": (archive({"etcd": b"x", f"../{WANTED}": b"y"}), f"the archive holds no {WANTED}"),
+    "without it": (make_archive({f"{ETCD_NAME}/etcdctl": b"x"}), f"the archive holds no {WANTED}"),
+    "at another place": (make_archive({"etcd": b"x", f"../{WANTED}": b"y"}), f"the archive holds no {WANTED}"),
     "a link": (
-        archive({}, member(WANTED, tarfile.SYMTYPE, "/bin/sh")),
+        make_archive({}, make_member(WANTED, tarfile.SYMTYPE, "/bin/sh")),
         f"in the archive, {WANTED} is not a regular file",
     ),
-    "a hard link": (archive({}, member(WANTED, tarfile.LNKTYPE, "/bin/sh")), "is not a regular file"),
-    "a folder": (archive({}, member(WANTED, tarfile.DIRTYPE)), "is not a regular file"),
-    "a device": (archive({}, member(WANTED, tarfile.CHRTYPE)), "is not a regular file"),
+    "a hard link": (make_archive({}, make_member(WANTED, tarfile.LNKTYPE, "/bin/sh")), "is not a regular file"),
+    "a folder": (make_archive({}, make_member(WANTED, tarfile.DIRTYPE)), "is not a regular file"),
+    "a device": (make_archive({}, make_member(WANTED, tarfile.CHRTYPE)), "is not a regular file"),
     "no gzip": (b"#!/bin/sh\n", "the archive cannot be unpacked: Not a gzipped file"),
     "no tar": (gzip.compress(b"a" * 5000), "the archive cannot be unpacked: "),
     "nothing": (b"", "the archive cannot be unpacked: empty file"),
-    "half": (archive({WANTED: random.Random(2).randbytes(50_000)})[:20_000], "the archive cannot be unpacked: "),
+    "half": (make_archive({WANTED: random.Random(2).randbytes(50_000)})[:20_000], "the archive cannot be unpacked: "),
     "a bomb before it": (
-        archive({WANTED: b"x"}, member("README.md", size=3 * 2**20)),
+        make_archive({WANTED: b"x"}, make_member("README.md", size=3 * 2**20)),
         "the archive cannot be unpacked: it unpacks to more than 1 MiB",
     ),
-    "a bomb": (archive({WANTED: bytes(3 * 2**20)}), "the archive cannot be unpacked: it unpacks to more than 1 MiB"),
+    "a bomb": (
+        make_archive({WANTED: bytes(3 * 2**20)}),
+        "the archive cannot be unpacked: it unpacks to more than 1 MiB",
+    ),
     "a long header": (
-        archive({WANTED: b"x"}, member("././@PaxHeader", tarfile.XHDTYPE, size=3 * 2**20)),
+        make_archive({WANTED: b"x"}, make_member("././@PaxHeader", tarfile.XHDTYPE, size=3 * 2**20)),
         "the archive cannot be unpacked: ",
     ),
 }
@@ -277,23 +284,23 @@ def test_bad_archive_is_followed_by_a_build(
 
 def test_other_archive_members_are_not_extracted(release_server: ReleaseServer, tmp_path: Path) -> None:
     odd = [
-        member("../../../escaped", size=3),
-        member(f"{tmp_path}/escaped", size=3),
-        member(f"{ETCD_NAME}/../../escaped", size=3),
-        member("link", tarfile.SYMTYPE, str(tmp_path)),
-        member("link/escaped", size=3),
-        member("kubectl", size=3),
-        member("pipe", tarfile.FIFOTYPE),
+        make_member("../../../escaped", size=3),
+        make_member(f"{tmp_path}/escaped", size=3),
+        make_member(f"{ETCD_NAME}/../../escaped", size=3),
+        make_member("link", tarfile.SYMTYPE, str(tmp_path)),
+        make_member("link/escaped", size=3),
+        make_member("kubectl", size=3),
+        make_member("pipe", tarfile.FIFOTYPE),
     ]
-    release_server.put(ETCD_FILE, archive({WANTED: program("etcd", ETCD)}, *odd))
+    release_server.put(ETCD_FILE, make_archive({WANTED: make_program("etcd", ETCD)}, *odd))
     found = assets.kubernetes()
-    assert found.path("etcd").read_bytes() == program("etcd", ETCD)
-    assert found.path("kubectl").read_bytes() == program("kubectl", DEFAULT)
+    assert found.path("etcd").read_bytes() == make_program("etcd", ETCD)
+    assert found.path("kubectl").read_bytes() == make_program("kubectl", DEFAULT)
     assert {file.name for file in found.folder.iterdir()} == {*assets.PROGRAMS, "SHA256SUMS", ".made-from"}
     assert not [*tmp_path.rglob("escaped"), *tmp_path.rglob("pipe"), *tmp_path.rglob("link")]
 
 
-WHOLE = archive({f"{ETCD_NAME}/README.md": b"about\n", WANTED: b"the program\n"})
+WHOLE = make_archive({f"{ETCD_NAME}/README.md": b"about\n", WANTED: b"the program\n"})
 
 
 @given(data=st.data())
@@ -321,9 +328,9 @@ def test_any_archive_gives_the_program_or_a_download_error(data: st.DataObject, 
 
 
 PROGRAMS: dict[str, tuple[str, bytes, str]] = {
-    "another version": (FILE, program("kube-apiserver", "1.36.1"), "kube-apiserver is not of version"),
-    "a pre-release": (FILE, program("kube-apiserver", f"{DEFAULT}-rc.1"), "kube-apiserver is not of version"),
-    "a longer number": (FILE, program("kube-apiserver", f"{DEFAULT}0"), "kube-apiserver is not of version"),
+    "another version": (FILE, make_program("kube-apiserver", "1.36.1"), "kube-apiserver is not of version"),
+    "a pre-release": (FILE, make_program("kube-apiserver", f"{DEFAULT}-rc.1"), "kube-apiserver is not of version"),
+    "a longer number": (FILE, make_program("kube-apiserver", f"{DEFAULT}0"), "kube-apiserver is not of version"),
     "no version": (FILE, b"#!/bin/sh\n", "kube-apiserver is not of version 1.37.2: it says nothing"),
     "another processor": (
         FILE,
@@ -365,17 +372,17 @@ def test_wrong_program_is_followed_by_a_build(
 def test_etcd_of_another_version_is_followed_by_a_build(
     release_server: ReleaseServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    release_server.put(ETCD_FILE, archive({WANTED: program("etcd", "3.7.1")}))
+    release_server.put(ETCD_FILE, make_archive({WANTED: make_program("etcd", "3.7.1")}))
     assets.kubernetes()
     assert f"{ETCD_FILE}: etcd is not of version {ETCD}: it says etcd Version: 3.7.1" in capsys.readouterr().err
 
 
 HANGING: dict[str, tuple[str, Callable[[ReleaseServer], Behaviour], str]] = {
-    "silence": (FILE, lambda server: server.silence, "nothing arrived within 2.25 s"),
-    "silent checksums": (SUM, lambda server: server.silence, "nothing arrived within 2.25 s"),
+    "silence": (FILE, lambda server: server.send_nothing, "nothing arrived within 2.25 s"),
+    "silent checksums": (SUM, lambda server: server.send_nothing, "nothing arrived within 2.25 s"),
     "silent after a redirect": (
         FILE,
-        lambda server: status(302, Location=f"{server.address}/silence"),
+        lambda server: send_status(302, Location=f"{server.address}/silence"),
         "nothing arrived within 2.25 s",
     ),
     "drip": (FILE, lambda server: server.drip, "fewer than 64 KiB arrived within 2.25 s"),
@@ -390,7 +397,7 @@ def test_hanging_source_is_abandoned_in_time(release_server: ReleaseServer, monk
     """Test all kinds at once, each as its own release, with the timeout that users get."""
     monkeypatch.setattr(download, "PATIENCE", PATIENCE)
     monkeypatch.setenv("AKV_ASSETS", "download")
-    release_server.behaviours["/silence"] = release_server.silence
+    release_server.behaviours["/silence"] = release_server.send_nothing
     versions = {kind: f"1.37.{100 + number}" for number, kind in enumerate(HANGING)}
     etcd = dict.fromkeys(HANGING, ETCD) | {"dripping archive": "3.6.4"}
     expected = {}
@@ -435,8 +442,8 @@ def test_build_starts_within_3_s_if_no_download_is_possible(
     kind: str, release_server: ReleaseServer, tmp_path: Path
 ) -> None:
     """Measure with the timeout that users get, in separate processes, which end at once."""
-    release_server.behaviours[FILE] = release_server.silence
-    with full_port() as full:
+    release_server.behaviours[FILE] = release_server.send_nothing
+    with provide_full_port() as full:
         addresses = {
             "silence": f"{release_server.address}/kubernetes",
             "full backlog": full,

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.cluster.harness import eventually
 from tests.unit.local_cluster.fake_go import FakeGo
-from tests.unit.local_cluster.release_server import DEFAULT, ETCD, ReleaseServer, paced, program, status
+from tests.unit.local_cluster.release_server import DEFAULT, ETCD, ReleaseServer, make_program, send_slowly, send_status
 from tools.local_cluster import BadInput, ClusterError
 from tools.local_cluster.__main__ import main
 from tools.local_cluster.programs import assets, cache, download, progress, releases
@@ -21,7 +21,7 @@ ETCD_FILE = f"v{ETCD}/etcd-v{ETCD}-linux-{cache.machine_architecture()}.tar.gz"
 
 
 def list_folders() -> list[str]:
-    """Return the names of the cache's list_folders. Lock files are not included."""
+    """Return the names of the folders in the cache. Lock files are not included."""
     return sorted(path.name for path in cache.cache_root().iterdir() if path.is_dir())
 
 
@@ -33,8 +33,8 @@ def test_release_is_downloaded_once_and_not_built(
         cache.cache_root() / f"downloaded-{DEFAULT}-{cache.machine_architecture()}", DEFAULT
     )
     assert {file.name for file in found.folder.iterdir()} == {*assets.PROGRAMS, "SHA256SUMS", ".made-from"}
-    assert found.path("kube-apiserver").read_bytes() == program("kube-apiserver", DEFAULT)
-    assert found.path("etcd").read_bytes() == program("etcd", ETCD)
+    assert found.path("kube-apiserver").read_bytes() == make_program("kube-apiserver", DEFAULT)
+    assert found.path("etcd").read_bytes() == make_program("etcd", ETCD)
     assert all(found.path(name).stat().st_mode & 0o777 == 0o755 for name in assets.PROGRAMS)
     assert capsys.readouterr().err.splitlines() == [
         f"the control plane of Kubernetes {DEFAULT}: downloaded from {release_server.address}/etcd and"
@@ -42,9 +42,9 @@ def test_release_is_downloaded_once_and_not_built(
         " published by the server)"
     ]
 
-    asked = len(release_server.requests)
+    request_count = len(release_server.requests)
     assert assets.kubernetes() == found
-    assert len(release_server.requests) == asked == 8
+    assert len(release_server.requests) == request_count == 8
     assert not fake_go.list_commands("")
 
 
@@ -64,7 +64,7 @@ def test_node_programs_are_downloaded_apart_from_the_control_plane(
 def test_release_is_downloaded_with_its_version_of_etcd(version: str, etcd: str, release_server: ReleaseServer) -> None:
     release_server.files.clear()
     release_server.add(kubernetes=version, etcd=etcd)
-    assert assets.kubernetes(version).path("etcd").read_bytes() == program("etcd", etcd)
+    assert assets.kubernetes(version).path("etcd").read_bytes() == make_program("etcd", etcd)
 
 
 def test_pinned_checksum_replaces_the_published_one(
@@ -132,7 +132,7 @@ def test_published_checksum_is_read_only_if_unambiguous(text: str, expected: str
 def test_failed_download_is_followed_by_a_build(
     release_server: ReleaseServer, fake_go: FakeGo, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    release_server.behaviours[f"/kubernetes/{API_SERVER}"] = status(404)
+    release_server.behaviours[f"/kubernetes/{API_SERVER}"] = send_status(404)
     built = assets.kubernetes()
     assert built.folder == cache.cache_root() / f"{DEFAULT}-{cache.machine_architecture()}"
     assert len(fake_go.list_commands("build")) == 1
@@ -249,11 +249,11 @@ def test_slow_download_continues_and_reports_progress(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.1)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.3)
     monkeypatch.setattr(download, "PATIENCE", 2.0)
-    large = program("kube-apiserver", DEFAULT, more="#" * 16 * download.USEFUL_BYTES)
+    large = make_program("kube-apiserver", DEFAULT, more="#" * 16 * download.USEFUL_BYTES)
     release_server.put(f"/kubernetes/{API_SERVER}", large)
     parts = [large[at : at + 2 * download.USEFUL_BYTES] for at in range(0, len(large), 2 * download.USEFUL_BYTES)]
     seconds = download.PATIENCE / 6
-    release_server.behaviours[f"/kubernetes/{API_SERVER}"] = paced(parts, seconds)
+    release_server.behaviours[f"/kubernetes/{API_SERVER}"] = send_slowly(parts, seconds)
     assert len(parts) * seconds > 1.3 * download.PATIENCE
     assert assets.kubernetes().path("kube-apiserver").read_bytes() == large
     lines = capsys.readouterr().err.splitlines()
@@ -303,7 +303,7 @@ def test_second_of_two_concurrent_downloads_waits_and_uses_the_first(
     release_server: ReleaseServer, fake_go: FakeGo
 ) -> None:
     data = release_server.files[f"/kubernetes/{API_SERVER}"]
-    release_server.behaviours[f"/kubernetes/{API_SERVER}"] = paced([data], 1.5)
+    release_server.behaviours[f"/kubernetes/{API_SERVER}"] = send_slowly([data], 1.5)
     processes = [start_download(), start_download()]
     answers = [process.communicate(timeout=30) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
@@ -324,6 +324,6 @@ def test_killed_download_is_removed_and_repeated(release_server: ReleaseServer, 
     [part] = parts.glob(".*.part")
     release_server.behaviours.clear()
     found = assets.kubernetes()
-    assert found.path("kube-apiserver").read_bytes() == program("kube-apiserver", DEFAULT)
+    assert found.path("kube-apiserver").read_bytes() == make_program("kube-apiserver", DEFAULT)
     assert not part.exists()
     assert list_folders() == [found.folder.name]

@@ -1,4 +1,4 @@
-"""Test the choice of the Go compiler: the machine's, or the one from a wheel."""
+"""Test the choice of the Go compiler: that of the machine, or the one from a wheel."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ COMMAND = "sudo apt-get update && sudo apt-get install --yes --no-install-recomm
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Return a function that installs a fake apt-get and returns its log. `install` runs the given line of shell."""
+    """Return a function that writes a fake apt-get and returns its log. `apt-get install` runs the given shell line."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(system_packages, "PROGRAM_PATHS", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
