@@ -1,4 +1,4 @@
-"""The contents of a release, without helm: artifacts, inventories and bills of materials."""
+"""Test the contents of a release without helm: artifacts, inventories and bills of materials."""
 
 import gzip
 import io
@@ -56,7 +56,7 @@ COMPONENT: dict[str, Any] = {
         },
     },
 }
-# Written down from CycloneDX's bom-1.6.schema.json, as far as our bills go.
+# The parts of CycloneDX's bom-1.6.schema.json that the bills of this project use.
 BILL: dict[str, Any] = {
     "type": "object",
     "required": ["bomFormat", "specVersion", "serialNumber", "version", "metadata", "components"],
@@ -84,10 +84,10 @@ BILL: dict[str, Any] = {
 }
 
 
-def components(bill: sbom.Json) -> dict[str, Any]:
+def read_components(bill: sbom.Json) -> dict[str, Any]:
     jsonschema.validate(bill, BILL)
     found = {one["bom-ref"]: one for one in bill["components"]}
-    assert len(found) == len(bill["components"]), "a bom-ref is one component's"
+    assert len(found) == len(bill["components"]), "two components have the same bom-ref"
     [dependency] = bill["dependencies"]
     assert set(dependency["dependsOn"]) == found.keys()
     return found
@@ -96,7 +96,7 @@ def components(bill: sbom.Json) -> dict[str, Any]:
 def test_archive_does_not_depend_on_the_machine() -> None:
     packed = oci.pack_tgz({"b": b"2", "a/c": b"1"})
     assert packed == oci.pack_tgz({"a/c": b"1", "b": b"2"})
-    assert packed[4:8] == b"\0\0\0\0", "gzip's time"
+    assert packed[4:8] == b"\0\0\0\0", "the header of gzip has a time"
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as tar:
         entries = [(one.name, one.mtime, one.uid, one.gid, one.uname, one.mode) for one in tar]
     assert entries == [("a/c", 0, 0, 0, "", 0o644), ("b", 0, 0, 0, "", 0o644)]
@@ -111,7 +111,7 @@ def test_requirements_are_read_with_their_hashes() -> None:
 def test_bill_of_materials_has_each_requirement_of_the_image(tmp_path: Path) -> None:
     found = image_contents.read_inventory(write_archive(tmp_path / "image.tar"))
     pinned = sbom.parse_requirements((Path(__file__).parents[3] / "requirements" / "controller.txt").read_text())
-    bill = components(sbom.image_bill("akv-secret-store", "0.1.0", pinned, {}, found))
+    bill = read_components(sbom.image_bill("akv-secret-store", "0.1.0", pinned, {}, found))
     for one in pinned:
         component = bill[f"pkg:pypi/{one.name}@{one.version}"]
         assert component["licenses"] == [{"license": {"name": "MIT"}}]
@@ -123,7 +123,7 @@ def test_bill_of_materials_has_each_requirement_of_the_image(tmp_path: Path) -> 
 
 def test_bill_of_materials_without_an_image_lists_pinned_packages() -> None:
     bill = sbom.image_bill("akv-secret-store", "0.1.0", PINNED, {"attrs": "MIT"}, None)
-    found = components(bill)
+    found = read_components(bill)
     assert found["pkg:pypi/attrs@26.1.0"]["licenses"] == [{"license": {"name": "MIT"}}]
     assert "licenses" not in found["pkg:pypi/pyjwt@2.15.1"]
     assert "hashes" not in bill["metadata"]["component"]
@@ -157,7 +157,7 @@ def test_later_layer_replaces_files_of_an_earlier_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "license_name"),
+    ("fields", "license_name"),
     [
         ("License-Expression: MIT\nLicense: other", "MIT"),
         ("License: BSD", "BSD"),
@@ -165,13 +165,13 @@ def test_later_layer_replaces_files_of_an_earlier_one(tmp_path: Path) -> None:
         ("Classifier: Programming Language :: Python", ""),
     ],
 )
-def test_license_is_read_from_each_field_that_can_contain_it(said: str, license_name: str) -> None:
-    assert image_contents.python_package(f"Name: Some_Name\nVersion: 1\n{said}\n\nText").license == license_name
+def test_license_is_read_from_each_field_that_can_contain_it(fields: str, license_name: str) -> None:
+    assert image_contents.python_package(f"Name: Some_Name\nVersion: 1\n{fields}\n\nText").license == license_name
 
 
 def test_bill_of_materials_of_the_chart_has_files_and_image() -> None:
     files = {"Chart.yaml": b"name: x", "templates/a.yaml": b""}
-    found = components(sbom.chart_bill("akv-secret-store", "0.1.0", files, b"tgz", "r.example/x@sha256:1"))
+    found = read_components(sbom.chart_bill("akv-secret-store", "0.1.0", files, b"tgz", "r.example/x@sha256:1"))
     assert found.keys() == {"file:Chart.yaml", "file:templates/a.yaml", "image:r.example/x@sha256:1"}
     assert f"sha256:{found['file:Chart.yaml']['hashes'][0]['content']}" == oci.compute_digest(b"name: x")
 

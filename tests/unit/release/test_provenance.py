@@ -1,4 +1,4 @@
-"""The provenance that a release is attested with."""
+"""Test the provenance that a release is attested with."""
 
 from tools.cli.common import project
 from tools.release import provenance

@@ -18,47 +18,51 @@ DIGEST = "sha256:" + "0" * 64
 LISTED = {"name": "image", "repository": "name", "tag": "1", "digest": DIGEST, "source": "oci:x"}
 
 
-def released(**fields: Any) -> str:
-    """Return a release's artifacts.json."""
+def make_artifacts_json(**fields: Any) -> str:
+    """Return the artifacts.json of a release."""
     return json.dumps({"version": "1", "revision": "f00", "registry": "r.example", "artifacts": [LISTED]} | fields)
 
 
-def attested(predicate: Any) -> str:
+def make_attestation(predicate: Any) -> str:
     """Return an attestation as cosign prints it."""
     return json.dumps({"payload": base64.b64encode(json.dumps({"predicate": predicate}).encode()).decode()})
 
 
 SIGNED = json.dumps([{"critical": {"type": verify.SIGNATURE}}])
-BUILT = attested({"buildDefinition": {"resolvedDependencies": [{"digest": {"gitCommit": "f00"}}]}})
+BUILT = make_attestation({"buildDefinition": {"resolvedDependencies": [{"digest": {"gitCommit": "f00"}}]}})
 
 
 @pytest.fixture
 def cosign(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Return what cosign prints, by its subcommand."""
+    """Return the output of cosign, by its subcommand."""
     printed = {"verify": SIGNED, "verify-attestation": BUILT}
     monkeypatch.setattr(verify, "run_cosign", lambda *arguments: printed[arguments[0]])
     return printed
 
 
-def test_signed_release_is_valid(tmp_path: Path, cosign: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "artifacts.json").write_text(released())
-    assert cosign
+@pytest.mark.usefixtures("cosign")
+def test_signed_release_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "artifacts.json").write_text(make_artifacts_json())
     assert verify.main([str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"valid: r.example/name@{DIGEST}\n"
 
 
-def built_from(*sources: Any) -> str:
+def make_provenance(*sources: Any) -> str:
     """Return the attestation of a build with these sources."""
-    return attested({"buildDefinition": {"resolvedDependencies": list(sources)}})
+    return make_attestation({"buildDefinition": {"resolvedDependencies": list(sources)}})
 
 
 ODD_SIGNATURES = ["", "null", "{}", "[{}]", "[1]", "<html>", "[]", '[{"critical": {}}]']
 ODD_ATTESTATIONS = [
     *("", "null", "{}", "[]", '{"payload": 1}', '{"payload": "!"}', '{"payload": "bnVsbA=="}'),
-    *(attested(None), attested({}), attested([]), attested({"buildDefinition": None})),
-    *(built_from({"digest": None}), built_from({"digest": {"sha1": "f00"}}), built_from({"uri": "x\x1b[2J"})),
-    # A commit is one of its own length, not a part of another.
-    *(built_from({"digest": {"gitCommit": ""}}), built_from({"digest": {"gitCommit": "f"}})),
+    *(make_attestation(None), make_attestation({}), make_attestation([]), make_attestation({"buildDefinition": None})),
+    *(
+        make_provenance({"digest": None}),
+        make_provenance({"digest": {"sha1": "f00"}}),
+        make_provenance({"uri": "x\x1b[2J"}),
+    ),
+    # The commit must be that of the release. A part of it is not enough.
+    *(make_provenance({"digest": {"gitCommit": ""}}), make_provenance({"digest": {"gitCommit": "f"}})),
 ]
 
 
@@ -69,21 +73,23 @@ ODD_ATTESTATIONS = [
 def test_signature_or_provenance_of_another_form_is_not_valid(
     subcommand: str, printed: str, tmp_path: Path, cosign: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "artifacts.json").write_text(released())
+    (tmp_path / "artifacts.json").write_text(make_artifacts_json())
     cosign[subcommand] = printed
     assert verify.main([str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert f"r.example/name@{DIGEST}" in said.err
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert f"r.example/name@{DIGEST}" in output.err
+    assert output.out == ""
 
 
+@pytest.mark.usefixtures("cosign")
 @pytest.mark.parametrize("bill", ["", "<html>", "[" * 100_000, "{}"])
 def test_bill_of_materials_of_another_form_is_not_valid(
-    bill: str, tmp_path: Path, cosign: dict[str, str], capsys: pytest.CaptureFixture[str]
+    bill: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "artifacts.json").write_text(released(artifacts=[{**LISTED, "bills": {DIGEST: "bill.json"}}]))
+    (tmp_path / "artifacts.json").write_text(
+        make_artifacts_json(artifacts=[{**LISTED, "bills": {DIGEST: "bill.json"}}])
+    )
     (tmp_path / "bill.json").write_text(bill)
-    assert cosign
     assert verify.main([str(tmp_path)]) == 1
     assert "bill.json" in capsys.readouterr().err
 
@@ -103,9 +109,9 @@ def test_reference_is_by_digest() -> None:
 
 
 def test_without_a_key_only_the_release_workflow_is_trusted() -> None:
-    about = project.read()
+    metadata = project.read()
     assert verify.trust_flags(None, plain_http=False) == [
-        f"--certificate-identity={about.repository}/.github/workflows/release.yml@refs/tags/v{about.version}",
+        f"--certificate-identity={metadata.repository}/.github/workflows/release.yml@refs/tags/v{metadata.version}",
         "--certificate-oidc-issuer=https://token.actions.githubusercontent.com",
     ]
 
@@ -115,14 +121,14 @@ def test_without_a_key_only_the_release_workflow_is_trusted() -> None:
     "content",
     [
         *(None, "{}", "[]", '{"version": 1}', "\0", "[" * 100_000, b"\xff", b'{"version": "\xff"}'),
-        released(artifacts=[]),
-        released(registry="--key=/x"),
-        released(registry="r.example/\x1b[2J"),
-        released(registry="r.example\n"),
-        released(artifacts=[{**LISTED, "repository": "a b"}]),
-        released(artifacts=[{**LISTED, "digest": "sha256:f00"}]),
-        released(artifacts=[{**LISTED, "bills": {DIGEST: "../x"}}]),
-        released(artifacts=[{**LISTED, "bills": {DIGEST: "/etc/x"}}]),
+        make_artifacts_json(artifacts=[]),
+        make_artifacts_json(registry="--key=/x"),
+        make_artifacts_json(registry="r.example/\x1b[2J"),
+        make_artifacts_json(registry="r.example\n"),
+        make_artifacts_json(artifacts=[{**LISTED, "repository": "a b"}]),
+        make_artifacts_json(artifacts=[{**LISTED, "digest": "sha256:f00"}]),
+        make_artifacts_json(artifacts=[{**LISTED, "bills": {DIGEST: "../x"}}]),
+        make_artifacts_json(artifacts=[{**LISTED, "bills": {DIGEST: "/etc/x"}}]),
     ],
 )
 def test_other_folder_is_refused(
@@ -131,13 +137,13 @@ def test_other_folder_is_refused(
     if content is not None:
         (tmp_path / "artifacts.json").write_bytes(content.encode() if isinstance(content, str) else content)
     assert main([str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert f"{tmp_path} is not a folder of tools/package" in said
-    assert said.removesuffix("\n").isprintable()
+    error = capsys.readouterr().err
+    assert f"{tmp_path} is not a folder of tools/package" in error
+    assert error.removesuffix("\n").isprintable()
 
 
 def test_failing_push_is_reported_and_signs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "artifacts.json").write_text(released())
+    (tmp_path / "artifacts.json").write_text(make_artifacts_json())
     script = tmp_path / "relocate.sh"
     script.write_text("#!/bin/sh\necho 'unauthorized' >&2\nexit 1\n")
     script.chmod(0o755)

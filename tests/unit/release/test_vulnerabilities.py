@@ -1,4 +1,4 @@
-"""The scan for known vulnerabilities, against a database on loopback."""
+"""Test the scan for known vulnerabilities with a database on loopback."""
 
 import json
 import threading
@@ -30,15 +30,15 @@ class _Database(BaseHTTPRequestHandler):
         [found] = [one for one in self.known.values() if self.path == f"/v1/vulns/{one['id']}"]
         self._answer(found)
 
-    def _answer(self, said: Any) -> None:
-        content = json.dumps(said).encode()
+    def _answer(self, answer: Any) -> None:
+        content = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Keep pytest's output clean."""
+        """Log nothing, because the log would appear in the output of pytest."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def database() -> Iterator[tuple[str, Vulnerabilities]]:
         thread.join()
 
 
-def vulnerability(ecosystem: str, name: str, fixed: str = "") -> dict[str, Any]:
+def make_vulnerability(ecosystem: str, name: str, fixed: str = "") -> dict[str, Any]:
     events = [{"introduced": "0"}, *([{"fixed": fixed}] if fixed else [])]
     affected = {"package": {"ecosystem": ecosystem, "name": name}, "ranges": [{"type": "ECOSYSTEM", "events": events}]}
     other = {"package": {"ecosystem": ecosystem, "name": "other"}, "ranges": [{"events": [{"fixed": "9"}]}]}
@@ -80,7 +80,7 @@ def test_fixable_vulnerability_fails_with_the_fixed_version(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     service, known = database
-    known[ecosystem, name] = vulnerability(ecosystem, name, "99.0")
+    known[ecosystem, name] = make_vulnerability(ecosystem, name, "99.0")
     assert scan(service, "--image", str(write_archive(tmp_path / "image.tar"))) == 1
     assert f": X-{name}, fixed in 99.0: bad\n" in capsys.readouterr().out
 
@@ -89,7 +89,7 @@ def test_vulnerability_without_a_fix_is_listed_and_passes(
     database: tuple[str, Vulnerabilities], capsys: pytest.CaptureFixture[str]
 ) -> None:
     service, known = database
-    known["PyPI", "aiohttp"] = vulnerability("PyPI", "aiohttp")
+    known["PyPI", "aiohttp"] = make_vulnerability("PyPI", "aiohttp")
     assert scan(service) == 0
     assert ": X-aiohttp, no fixed version: bad\n" in capsys.readouterr().out
 

