@@ -79,7 +79,7 @@ KNOWN = {name: VaultObject(name=name, history=2) for name in ("0", "A", "a")}
 MESSAGES = st.text(max_size=40) | st.integers(0, 40_000).map(lambda count: "x" * count)
 
 
-def read(kind: Any, spec: Any) -> Any:
+def decode_object(kind: Any, spec: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode({"metadata": META, "spec": spec}), type=kind)
 
 
@@ -98,7 +98,7 @@ def check_explanation(sync: SecretSync, error: ControllerError) -> None:
 @PATIENT
 @given(spec=draw_from(get_schema(SYNC, "spec")))
 def test_accepted_secretsync_is_resolved_or_explained(spec: Any) -> None:
-    sync = read(SecretSync, spec)
+    sync = decode_object(SecretSync, spec)
     if wrong := find_spec_mistake(sync):
         check_explanation(sync, wrong)
         return
@@ -115,7 +115,7 @@ def test_accepted_secretsync_is_resolved_or_explained(spec: Any) -> None:
 @PATIENT
 @given(spec=draw_from(get_schema(CLASS, "spec")))
 def test_accepted_class_is_parsed_or_explained(spec: Any) -> None:
-    source = read(SecretProviderClass, spec)
+    source = decode_object(SecretProviderClass, spec)
     try:
         message = str(read_class(source))
     except ClassError as error:
@@ -126,19 +126,21 @@ def test_accepted_class_is_parsed_or_explained(spec: Any) -> None:
 @PATIENT
 @given(spec=draw_from(get_schema(AKV_SYNC, "spec")), reason=st.sampled_from(Reason), message=MESSAGES)
 def test_accepted_akvsync_is_expanded_or_explained(spec: Any, reason: Reason, message: str) -> None:
-    akv = read(AKVSync, spec)
+    akv = decode_object(AKVSync, spec)
     try:
-        made = expand_akvsync(akv)
+        expanded = expand_akvsync(akv)
     except InputError as error:
         check_status(akvsync_status.next_status(akv.metadata, akv.status, [], error, NOW), AKV_SYNC_STATUS)
         return
-    blocked = [akvsync_status.part_status(name, BlockedObject(reason, message), None) for name in made.syncs]
+    blocked = [akvsync_status.part_status(name, BlockedObject(reason, message), None) for name in expanded.syncs]
     check_status(akvsync_status.next_status(akv.metadata, akv.status, blocked, None, NOW), AKV_SYNC_STATUS)
 
 
 @given(reason=st.sampled_from(Reason), message=MESSAGES, version=st.text(max_size=40))
 def test_any_condition_message_fits_the_status(reason: Reason, message: str, version: str) -> None:
     objects = [ObjectVersion(target_key="k", object="secret/a", version=version)]
-    sync = read(SecretSync, {"secretProviderClassName": "a", "serviceAccountName": "a", "secretObject": {"data": []}})
+    sync = decode_object(
+        SecretSync, {"secretProviderClassName": "a", "serviceAccountName": "a", "secretObject": {"data": []}}
+    )
     outcome = make_outcome(reason, message, objects)
     check_status(next_status(sync.metadata, sync.status, make_provider_class(), outcome, NOW), SYNC_STATUS)

@@ -1,4 +1,4 @@
-"""Test that the CRDs are a superset of upstream's, and that every difference is listed."""
+"""Test that the CRDs are a superset of those of upstream, and that every difference is listed."""
 
 import re
 from typing import Any
@@ -14,17 +14,17 @@ from tools.codegen import crds
 SYNC, CLASS, AKV_SYNC = crds.build_all()
 
 
-def versions(crd: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def get_versions(crd: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {version["name"]: version for version in crd["spec"]["versions"]}
 
 
-def schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
-    found: dict[str, Any] = versions(crd)[version]["schema"]["openAPIV3Schema"]
+def get_schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
+    found: dict[str, Any] = get_versions(crd)[version]["schema"]["openAPIV3Schema"]
     return found
 
 
 def test_selectable_fields_need_support_in_every_kubernetes_version() -> None:
-    """Wait for Kubernetes 1.30, because 1.29 refuses them: docs/decisions/0007-no-selectable-fields.md."""
+    """Kubernetes 1.29 refuses selectable fields. See docs/decisions/0007-no-selectable-fields.md."""
     found = re.search(r'^kubeVersion: ">=1\.(\d+)\.', (helm.CHART / "Chart.yaml").read_text(), re.MULTILINE)
     assert found
     versions = [version for crd in crds.build_all() for version in crd["spec"]["versions"]]
@@ -37,7 +37,7 @@ def test_crds_have_their_names_scope_and_versions() -> None:
     assert AKV_SYNC["metadata"]["name"] == "akvsyncs.secret-sync.x-k8s.io"
     assert {crd["spec"]["scope"] for crd in crds.build_all()} == {"Namespaced"}
     assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in crds.build_all()} == {"keep"}
-    sync = versions(SYNC)
+    sync = get_versions(SYNC)
     assert sync.keys() == {"v1alpha1"}
     assert sync["v1alpha1"]["subresources"] == {"status": {}}
     assert [column["name"] for column in sync["v1alpha1"]["additionalPrinterColumns"]] == [
@@ -48,7 +48,7 @@ def test_crds_have_their_names_scope_and_versions() -> None:
         "Class",
         "Message",
     ]
-    akv_sync = versions(AKV_SYNC)
+    akv_sync = get_versions(AKV_SYNC)
     assert akv_sync.keys() == {"v1alpha1"}
     assert akv_sync["v1alpha1"]["subresources"] == {"status": {}}
     assert [column["name"] for column in akv_sync["v1alpha1"]["additionalPrinterColumns"]] == [
@@ -59,7 +59,7 @@ def test_crds_have_their_names_scope_and_versions() -> None:
         "Vault",
         "Message",
     ]
-    classes = versions(CLASS)
+    classes = get_versions(CLASS)
     assert {name: (version["served"], version["storage"]) for name, version in classes.items()} == {
         "v1": (True, True),
         "v1alpha1": (True, False),
@@ -81,14 +81,14 @@ def test_listed_differences_from_upstream_equal_the_real_ones(
     crd: dict[str, Any], version: str, upstream: dict[str, dict[str, Any]]
 ) -> None:
     kind = crd["spec"]["names"]["kind"]
-    generated = upstream_crds.flatten_schema(schema(crd, version))
+    generated = upstream_crds.flatten_schema(get_schema(crd, version))
     assert upstream.keys() <= generated.keys()
     new = {path for path in generated if path not in upstream}
     different = {
         (path, keyword)
-        for path, said in upstream.items()
-        for keyword in said.keys() | generated[path].keys()
-        if said.get(keyword) != generated[path].get(keyword)
+        for path, fields in upstream.items()
+        for keyword in fields.keys() | generated[path].keys()
+        if fields.get(keyword) != generated[path].get(keyword)
     }
     listed = [widening for widening in crds.WIDENINGS if widening.kind == kind]
     assert different == {(w.field, keyword) for w in listed for keyword in w.keywords}
@@ -103,11 +103,11 @@ def test_listed_differences_from_upstream_equal_the_real_ones(
 def test_text_that_upstreams_pattern_accepts_is_accepted(field: str, data: st.DataObject) -> None:
     path = f"spec.secretObject.data[].{field}"
     text = data.draw(st.from_regex(upstream_crds.SECRET_SYNC[path]["pattern"], fullmatch=True))
-    assert re.fullmatch(upstream_crds.flatten_schema(schema(SYNC, "v1alpha1"))[path]["pattern"], text)
+    assert re.fullmatch(upstream_crds.flatten_schema(get_schema(SYNC, "v1alpha1"))[path]["pattern"], text)
 
 
 @pytest.mark.parametrize(
-    ("field", "text", "taken"),
+    ("field", "text", "accepted"),
     [
         ("sourcePath", "aCertificate/tls.crt", True),
         ("sourcePath", "aCertificate/0/tls.key", True),
@@ -122,14 +122,14 @@ def test_text_that_upstreams_pattern_accepts_is_accepted(field: str, data: st.Da
         ("targetKey", "", False),
     ],
 )
-def test_pattern_accepts_only_valid_texts(field: str, text: str, taken: bool) -> None:
-    pattern = upstream_crds.flatten_schema(schema(SYNC, "v1alpha1"))[f"spec.secretObject.data[].{field}"]["pattern"]
-    assert bool(re.search(pattern, text)) is taken
+def test_pattern_accepts_only_valid_texts(field: str, text: str, accepted: bool) -> None:
+    pattern = upstream_crds.flatten_schema(get_schema(SYNC, "v1alpha1"))[f"spec.secretObject.data[].{field}"]["pattern"]
+    assert bool(re.search(pattern, text)) is accepted
 
 
 def test_flattened_upstream_schema_equals_its_table() -> None:
     table = {
-        path: {k: v for k, v in said.items() if not k.endswith("validations")}
-        for path, said in upstream_crds.SECRET_SYNC.items()
+        path: {k: v for k, v in fields.items() if not k.endswith("validations")}
+        for path, fields in upstream_crds.SECRET_SYNC.items()
     }
     assert upstream_crds.flatten_schema(upstream_crds.unflatten_schema(upstream_crds.SECRET_SYNC)) == table

@@ -81,7 +81,7 @@ def test_each_variable_is_a_field_of_settings() -> None:
     assert len(names) == len(set(names))
 
 
-def test_grace_period_of_the_pod_is_twice_the_controllers() -> None:
+def test_grace_period_of_the_pod_is_twice_that_of_the_controller() -> None:
     assert deployment.GRACE_SECONDS == 2 * GRACE_SECONDS
 
 
@@ -89,7 +89,7 @@ def test_each_value_is_listed_once_with_description_and_default() -> None:
     leaves = [entry for entry in values.walk() if isinstance(entry, values.LeafValue)]
     assert len({leaf.path for leaf in leaves}) == len(leaves)
     assert all(leaf.description.endswith(".") for leaf in leaves)
-    # SSE's names and defaults.
+    # The names and defaults of SSE.
     defaults = {leaf.path: leaf.default for leaf in leaves}
     assert defaults["rotationPollIntervalInSeconds"] == 3600
     assert defaults["enablePartialSecretSync"] is True

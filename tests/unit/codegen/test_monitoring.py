@@ -22,7 +22,7 @@ QUERIES = [
 ]
 
 
-def labels(expression: str) -> Iterator[str]:
+def list_labels(expression: str) -> Iterator[str]:
     """Yield the labels of `by` clauses and of matchers in braces."""
     for group in re.findall(r"by \(([^)]*)\)", expression):
         yield from (name.strip() for name in group.split(","))
@@ -36,8 +36,8 @@ def test_query_uses_only_existing_metrics_and_labels(expression: str, text: str)
     assert named
     for name in named:
         assert name in SERIES
-        assert set(labels(expression)) <= SERIES[name]
-    grouped = set(labels(expression))
+        assert set(list_labels(expression)) <= SERIES[name]
+    grouped = set(list_labels(expression))
     # A legend ({{label}}) or an annotation ({{ $labels.label }}) can use only labels of the result.
     assert set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", text)) <= grouped
     for opening, closing in ("()", "{}", "[]"):

@@ -1,4 +1,4 @@
-"""Test the conversion of structs to structural schemas, and its errors for all that the API server would refuse."""
+"""Test the conversion of structs to structural schemas, and its errors for types that the API server would refuse."""
 
 from typing import Annotated, Any, Literal
 
@@ -75,11 +75,11 @@ def test_struct_becomes_a_schema_with_all_its_keywords() -> None:
 
 
 def test_resource_schema_has_the_standard_fields_and_a_status() -> None:
-    made = resource(Thing, status=State)
-    assert list(made["properties"]) == ["apiVersion", "kind", "metadata", "spec", "status"]
-    assert made["properties"]["metadata"] == {"type": "object"}
-    assert made["required"] == ["spec"]
-    assert made["properties"]["status"]["properties"]["ready"] == {"type": "boolean"}
+    schema = resource(Thing, status=State)
+    assert list(schema["properties"]) == ["apiVersion", "kind", "metadata", "spec", "status"]
+    assert schema["properties"]["metadata"] == {"type": "object"}
+    assert schema["required"] == ["spec"]
+    assert schema["properties"]["status"]["properties"]["ready"] == {"type": "boolean"}
 
 
 def test_msgspec_constraints_become_keywords() -> None:
@@ -102,10 +102,10 @@ def test_explanation_becomes_a_rule_beside_the_pattern() -> None:
             x_kubernetes_validations=[validation_rule("true", "no")],
         ),
     ]
-    made = structural(kind)
-    assert made["pattern"] == r"^\d$"
-    assert "explanation" not in made
-    assert made["x-kubernetes-validations"] == [
+    schema = structural(kind)
+    assert schema["pattern"] == r"^\d$"
+    assert "explanation" not in schema
+    assert schema["x-kubernetes-validations"] == [
         {"rule": r"self.matches(r'^\d$')", "message": "a digit"},
         {"rule": "true", "message": "no"},
     ]

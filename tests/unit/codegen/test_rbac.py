@@ -1,4 +1,4 @@
-"""Test the conversion of the permissions table to RBAC rules, which are merged and have each reason."""
+"""Test the conversion of the permissions table to RBAC rules. Merged rules keep all reasons."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
