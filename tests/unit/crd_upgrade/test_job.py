@@ -1,4 +1,7 @@
-"""The upgrade Job: what it refuses, requests and says, and its exit codes. Real CRDs: tests/cluster/test_crds.py."""
+"""Test the refusals, requests, messages and exit codes of the upgrade Job.
+
+tests/cluster/test_crds.py runs it with real CRDs.
+"""
 
 import asyncio
 from pathlib import Path
@@ -16,8 +19,8 @@ from tools.codegen import crds
 CRDS_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
-def laughs(name: str) -> str:
-    """Thirty anchors, each of two of the one before."""
+def make_chained_aliases(name: str) -> str:
+    """Return thirty anchors. Each has two aliases of the previous one."""
     lines = [f"{name}0: &{name}0 [x, x]"]
     lines += [f"{name}{n}: &{name}{n} [*{name}{n - 1}, *{name}{n - 1}]" for n in range(1, 30)]
     return "\n".join(lines)
@@ -31,19 +34,19 @@ def laughs(name: str) -> str:
         ("just text", "is not a CustomResourceDefinition"),
         ("metadata: {name: [a]}", "is not one of secretsyncs"),
         ("metadata: {name: {a: b}}", "is not one of secretsyncs"),
-        # Flow and block style, as a value and as a key: PyYAML recurses into all of them.
+        # PyYAML recurses into flow and block style, as a value and as a key.
         ("metadata: " + "[" * 9_900 + "]" * 9_900, "is not a CustomResourceDefinition: it is nested too deeply"),
         ("{a: " * 9_900 + "b" + "}" * 9_900, "is not a CustomResourceDefinition: it is nested too deeply"),
         ("- " * 1_500 + "a", "is not a CustomResourceDefinition: it is nested too deeply"),
         ("? " * 1_500 + "a", "is not a CustomResourceDefinition: it is nested too deeply"),
-        # What aliases stand for, several documents, and too many bytes.
-        (laughs("a"), "values, with its aliases expanded"),
+        # Too many expanded aliases, several documents, and too many bytes.
+        (make_chained_aliases("a"), "values, with its aliases expanded"),
         ("metadata: {name: secretsyncs.secret-sync.x-k8s.io}\n---\na: 1", "is not a CustomResourceDefinition"),
         ("#" * (bounded_yaml.MAX_BYTES + 1), "it has more than 16 MiB"),
         ("metadata: {name: somethings.example.com}", "somethings.example.com is not one of secretsyncs"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_done(
+def test_bad_input_is_refused_before_any_request(
     content: str | None, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     if content is not None:
@@ -57,7 +60,7 @@ def test_missing_folder_is_bad_input(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "is not a folder" in caplog.text
 
 
-def test_no_way_to_the_api(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_kubeconfig_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.yaml").write_text("metadata: {name: secretsyncs.secret-sync.x-k8s.io}")
     assert job.run(tmp_path, {"KUBECONFIG": str(tmp_path / "none")}) == 1
     assert "KUBECONFIG names" in caplog.text
@@ -68,59 +71,60 @@ MISSING = (
     " helm show crds <chart> | kubectl create --filename -"
 )
 SYNC, CLASS, AKV_SYNC = crds.build_all()
-"""The CRDs of this release. A served one has a resourceVersion, too."""
+"""The CRDs of this release. A served CRD also has a resourceVersion."""
 
 
-def served(crd: job.Manifest, version: str = "7", *, ours: bool = True, **spec: Any) -> job.Manifest:
-    """Return a CRD as the API server has it, with another spec where that is given."""
+def make_served_crd(crd: job.Manifest, version: str = "7", *, own: bool = True, **spec: Any) -> job.Manifest:
+    """Return the CRD as the API server returns it. `spec` replaces fields of its spec."""
     meta: dict[str, Any] = {"name": crd["metadata"]["name"], "resourceVersion": version}
-    if ours:
+    if own:
         meta["labels"] = dict([job.PART_OF])
     return crd | {"metadata": meta, "spec": crd["spec"] | spec}
 
 
-def older_names(crd: job.Manifest) -> dict[str, Any]:
-    """Return the names of an older release's CRD, without its short names."""
+def make_older_names(crd: job.Manifest) -> dict[str, Any]:
+    """Return the names in the CRD of an older release, which has no short names."""
     names: dict[str, Any] = crd["spec"]["names"] | {"shortNames": []}
     assert names != crd["spec"]["names"]
     return names
 
 
 @pytest.mark.parametrize(
-    ("crd", "found", "said"),
+    ("crd", "found", "message"),
     [
-        pytest.param(SYNC, served(SYNC), "nothing to do", id="up to date"),
+        pytest.param(SYNC, make_served_crd(SYNC), "nothing to do", id="up to date"),
         pytest.param(
-            SYNC, served(SYNC, ours=False), "nothing to do; another product installed it", id="foreign, up to date"
+            SYNC,
+            make_served_crd(SYNC, own=False),
+            "nothing to do; another product installed it",
+            id="foreign, up to date",
         ),
         pytest.param(
             CLASS,
-            served(CLASS, ours=False, scope="Cluster"),
+            make_served_crd(CLASS, own=False, scope="Cluster"),
             "nothing to do; another product installed it",
-            id="the CSI driver's class, however it differs",
+            id="the class of the CSI driver, with any difference",
         ),
         pytest.param(SYNC, error_response(404), MISSING, id="missing"),
     ],
 )
-async def test_crd_that_needs_nothing_is_only_read(
-    crd: job.Manifest, found: Any, said: str, caplog: pytest.LogCaptureFixture
+async def test_crd_that_needs_no_change_is_only_read(
+    crd: job.Manifest, found: Any, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     async with connect_to_api_server() as (server, kube):
         server.add_responses(found)
         assert await job.upgrade_crd(kube, crd)
-        [asked] = server.requests
-    assert (asked.method, asked.path) == ("GET", f"{CRDS_PATH}/{crd['metadata']['name']}")
-    assert caplog.messages == [f"{crd['metadata']['name']}: {said}"]
+        [request] = server.requests
+    assert (request.method, request.path) == ("GET", f"{CRDS_PATH}/{crd['metadata']['name']}")
+    assert caplog.messages == [f"{crd['metadata']['name']}: {message}"]
 
 
-@pytest.mark.parametrize("ours", [True, False])
-async def test_older_crd_is_widened_with_the_version_that_was_read(
-    ours: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("own", [True, False])
+async def test_older_crd_is_widened_with_the_version_that_was_read(own: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with connect_to_api_server() as (server, kube):
-        server.add_responses(served(SYNC, "41", ours=ours, names=older_names(SYNC)), served(SYNC))
+        server.add_responses(make_served_crd(SYNC, "41", own=own, names=make_older_names(SYNC)), make_served_crd(SYNC))
         assert await job.upgrade_crd(kube, SYNC)
         _, patch = server.requests
     assert (patch.method, patch.headers["Content-Type"]) == ("PATCH", "application/merge-patch+json")
@@ -131,9 +135,9 @@ async def test_older_crd_is_widened_with_the_version_that_was_read(
 
 async def test_crd_that_changed_meanwhile_is_read_and_merged_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    first, second = (served(SYNC, version, names=older_names(SYNC)) for version in ("1", "2"))
+    first, second = (make_served_crd(SYNC, version, names=make_older_names(SYNC)) for version in ("1", "2"))
     async with connect_to_api_server() as (server, kube):
-        server.add_responses(first, error_response(409), second, served(SYNC))
+        server.add_responses(first, error_response(409), second, make_served_crd(SYNC))
         assert await job.upgrade_crd(kube, SYNC)
         versions = [msgspec.json.decode(each.body)["metadata"] for each in server.requests if each.method == "PATCH"]
     assert versions == [{"resourceVersion": "1"}, {"resourceVersion": "2"}]
@@ -141,7 +145,7 @@ async def test_crd_that_changed_meanwhile_is_read_and_merged_again(caplog: pytes
 
 
 async def test_crd_that_changes_each_time_is_given_up_after_three_attempts() -> None:
-    older = served(SYNC, names=older_names(SYNC))
+    older = make_served_crd(SYNC, names=make_older_names(SYNC))
     async with connect_to_api_server() as (server, kube):
         for _ in range(4):
             server.add_responses(older, error_response(409))
@@ -150,34 +154,34 @@ async def test_crd_that_changes_each_time_is_given_up_after_three_attempts() -> 
         assert [each.method for each in server.requests] == ["GET", "PATCH"] * 3
 
 
-@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("refused", [True, False], ids=["the API server refuses it", "no schema accepts both"])
 async def test_only_own_crd_that_cannot_be_widened_is_a_failure(
-    ours: bool, refused: bool, caplog: pytest.LogCaptureFixture
+    own: bool, refused: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connect_to_api_server() as (server, kube):
         if refused:
             server.add_responses(
-                served(SYNC, ours=ours, names=older_names(SYNC)), error_response(422, "the schema is wrong")
+                make_served_crd(SYNC, own=own, names=make_older_names(SYNC)), error_response(422, "the schema is wrong")
             )
         else:
-            server.add_responses(served(SYNC, ours=ours, scope="Cluster"))
-        assert await job.upgrade_crd(kube, SYNC) is (not ours)
+            server.add_responses(make_served_crd(SYNC, own=own, scope="Cluster"))
+        assert await job.upgrade_crd(kube, SYNC) is (not own)
         assert len(server.requests) == 1 + refused
     [record] = caplog.records
-    assert record.levelname == ("ERROR" if ours else "WARNING")
+    assert record.levelname == ("ERROR" if own else "WARNING")
     assert "left unchanged, because it cannot be widened to this release's: " in record.getMessage()
     assert ("the schema is wrong" if refused else "spec.scope: Cluster is served") in record.getMessage()
 
 
 @pytest.mark.parametrize(
-    ("answers", "code", "said"),
+    ("answers", "code", "message"),
     [
-        pytest.param([served(SYNC)], 0, "nothing to do", id="up to date"),
-        pytest.param([served(SYNC, scope="Cluster")], 1, "left unchanged", id="ours, cannot be widened"),
+        pytest.param([make_served_crd(SYNC)], 0, "nothing to do", id="up to date"),
+        pytest.param([make_served_crd(SYNC, scope="Cluster")], 1, "left unchanged", id="own, cannot be widened"),
         pytest.param([error_response(403)], 1, "a request to the Kubernetes API failed: ", id="no right to read it"),
         pytest.param(
-            [served(SYNC, names=older_names(SYNC)), error_response(403)],
+            [make_served_crd(SYNC, names=make_older_names(SYNC)), error_response(403)],
             1,
             "a request to the Kubernetes API failed: ",
             id="no right to change it",
@@ -185,7 +189,7 @@ async def test_only_own_crd_that_cannot_be_widened_is_a_failure(
     ],
 )
 async def test_exit_code(
-    answers: list[Any], code: int, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    answers: list[Any], code: int, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", job.__name__)
     folder = tmp_path / "crds"
@@ -196,17 +200,19 @@ async def test_exit_code(
         environment = {"KUBECONFIG": write_kubeconfig(tmp_path, server.url)}
         assert await asyncio.to_thread(job.run, folder, environment) == code
     [line] = caplog.messages
-    assert said in line
+    assert message in line
 
 
-async def test_crd_that_cannot_be_widened_does_not_hold_up_the_next(tmp_path: Path) -> None:
+async def test_crd_that_cannot_be_widened_does_not_stop_the_next(tmp_path: Path) -> None:
     folder = tmp_path / "crds"
     folder.mkdir()
     for name, crd in (("a", SYNC), ("b", AKV_SYNC)):
         (folder / f"{name}.yaml").write_bytes(msgspec.json.encode(crd))
     async with run_api_server() as server:
         server.add_responses(
-            served(SYNC, scope="Cluster"), served(AKV_SYNC, names=older_names(AKV_SYNC)), served(AKV_SYNC)
+            make_served_crd(SYNC, scope="Cluster"),
+            make_served_crd(AKV_SYNC, names=make_older_names(AKV_SYNC)),
+            make_served_crd(AKV_SYNC),
         )
         assert await asyncio.to_thread(job.run, folder, {"KUBECONFIG": write_kubeconfig(tmp_path, server.url)}) == 1
         names = [(each.method, each.path.rpartition("/")[2]) for each in server.requests]

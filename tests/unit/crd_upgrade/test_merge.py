@@ -1,11 +1,11 @@
-"""A served CRD and ours: the result accepts what either accepts, and nothing that is served goes away."""
+"""Test that a merged CRD accepts all objects that the served CRD or that of this release accepts."""
 
 import copy
 from typing import Any
 
 import pytest
 
-from controller.crd_upgrade import job as job
+from controller.crd_upgrade import job
 from controller.crd_upgrade.merge import MergeConflict, merge_crd_schemas
 from tests.support import upstream_crds
 from tools.codegen import crds
@@ -17,7 +17,7 @@ WORDS = ("description", "title", "example", "externalDocs")
 FLAGS = ("nullable", "x-kubernetes-preserve-unknown-fields")
 
 
-def spec(schema: dict[str, Any], **version: Any) -> dict[str, Any]:
+def make_spec(schema: dict[str, Any], **version: Any) -> dict[str, Any]:
     return {
         "group": "example.com",
         "scope": "Namespaced",
@@ -35,13 +35,15 @@ def spec(schema: dict[str, Any], **version: Any) -> dict[str, Any]:
     }
 
 
-def merged(served: dict[str, Any], ours: dict[str, Any], *, replace_rules: bool = False) -> dict[str, Any]:
-    """Of the field `a`; its keywords are given."""
+def merge_field(served: dict[str, Any], ours: dict[str, Any], *, replace_rules: bool = False) -> dict[str, Any]:
+    """Merge two CRDs with one field. Return the keywords of this field in the result."""
 
-    def around(field: dict[str, Any]) -> dict[str, Any]:
+    def make_schema(field: dict[str, Any]) -> dict[str, Any]:
         return {"type": "object", "properties": {"a": field}}
 
-    result = merge_crd_schemas(spec(around(served)), spec(around(ours)), replace_rules=replace_rules)
+    result = merge_crd_schemas(
+        make_spec(make_schema(served)), make_spec(make_schema(ours)), replace_rules=replace_rules
+    )
     field: dict[str, Any] = result["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["a"]
     return field
 
@@ -91,15 +93,17 @@ def merged(served: dict[str, Any], ours: dict[str, Any], *, replace_rules: bool 
         ),
     ],
 )
-def test_keyword_by_keyword(served: dict[str, Any], ours: dict[str, Any], result: dict[str, Any]) -> None:
-    assert merged(served, ours) == result
+def test_each_keyword_is_merged_by_its_rule(
+    served: dict[str, Any], ours: dict[str, Any], result: dict[str, Any]
+) -> None:
+    assert merge_field(served, ours) == result
 
 
 def test_rules_are_replaced_only_in_crds_of_this_product() -> None:
     theirs, ours = {"x-kubernetes-validations": [{"rule": "a"}]}, {"x-kubernetes-validations": [{"rule": "b"}]}
-    assert merged(theirs, ours) == theirs
-    assert merged({}, ours) == {}
-    assert merged(theirs, ours, replace_rules=True) == ours
+    assert merge_field(theirs, ours) == theirs
+    assert merge_field({}, ours) == {}
+    assert merge_field(theirs, ours, replace_rules=True) == ours
 
 
 STRING, INTEGER = {"type": "string"}, {"type": "integer"}
@@ -145,7 +149,7 @@ def test_schemas_without_a_superset_are_an_error_that_names_the_field(
     served: dict[str, Any], ours: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MergeConflict) as caught:
-        merged(served, ours)
+        merge_field(served, ours)
     assert str(caught.value) == message
 
 
@@ -165,7 +169,7 @@ def test_short_names_and_categories_are_added(
     served: dict[str, Any], ours: dict[str, Any], result: dict[str, Any]
 ) -> None:
     names = {"kind": "Thing", "plural": "things"}
-    served_spec, our_spec = spec({}) | {"names": names | served}, spec({}) | {"names": names | ours}
+    served_spec, our_spec = make_spec({}) | {"names": names | served}, make_spec({}) | {"names": names | ours}
     assert merge_crd_schemas(served_spec, our_spec, replace_rules=True)["names"] == names | result
     assert served_spec["names"] == names | served
 
@@ -183,16 +187,16 @@ def test_short_names_and_categories_are_added(
         ),
     ],
 )
-def test_version_is_served_if_either_is_and_is_shown_as_ours(
+def test_version_is_served_if_either_is_and_gets_the_new_columns(
     served: dict[str, Any], ours: dict[str, Any], result: dict[str, Any]
 ) -> None:
-    found = merge_crd_schemas(spec({}, **served), spec({}, **ours), replace_rules=True)
-    assert found == spec({}, **result)
+    found = merge_crd_schemas(make_spec({}, **served), make_spec({}, **ours), replace_rules=True)
+    assert found == make_spec({}, **result)
 
 
-def test_versions_are_added_and_none_is_removed_nor_the_stored_one_changed() -> None:
-    served = spec({"type": "object"}, name="v1alpha1")
-    ours = spec({"type": "object"}, name="v1")
+def test_new_version_is_added_and_the_stored_one_is_unchanged() -> None:
+    served = make_spec({"type": "object"}, name="v1alpha1")
+    ours = make_spec({"type": "object"}, name="v1")
     result = merge_crd_schemas(served, ours, replace_rules=True)
     assert [(version["name"], version["storage"]) for version in result["versions"]] == [
         ("v1alpha1", True),
@@ -207,13 +211,13 @@ def test_versions_are_added_and_none_is_removed_nor_the_stored_one_changed() -> 
         ({"scope": "Cluster"}, "spec.scope: Cluster is served, this release has Namespaced"),
     ],
 )
-def test_another_group_or_scope_is_another_thing(change: dict[str, Any], message: str) -> None:
+def test_other_group_or_scope_is_a_conflict(change: dict[str, Any], message: str) -> None:
     with pytest.raises(MergeConflict) as caught:
-        merge_crd_schemas(spec({}) | change, spec({}), replace_rules=True)
+        merge_crd_schemas(make_spec({}) | change, make_spec({}), replace_rules=True)
     assert str(caught.value) == message
 
 
-def without_subresources(crd: dict[str, Any]) -> dict[str, Any]:
+def remove_subresources(crd: dict[str, Any]) -> dict[str, Any]:
     del crd["versions"][0]["subresources"]
     return crd
 
@@ -221,10 +225,10 @@ def without_subresources(crd: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("served", "ours"),
     [
-        (spec({}, subresources={}), spec({})),
-        (spec({}), spec({}, subresources={})),
-        (without_subresources(spec({})), spec({})),
-        (spec({}), without_subresources(spec({}))),
+        (make_spec({}, subresources={}), make_spec({})),
+        (make_spec({}), make_spec({}, subresources={})),
+        (remove_subresources(make_spec({})), make_spec({})),
+        (make_spec({}), remove_subresources(make_spec({}))),
     ],
 )
 def test_status_subresource_is_neither_added_nor_removed(served: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -234,17 +238,17 @@ def test_status_subresource_is_neither_added_nor_removed(served: dict[str, Any],
 
 
 def test_crds_without_the_status_subresource_are_merged() -> None:
-    crd = without_subresources(spec({}))
+    crd = remove_subresources(make_spec({}))
     assert merge_crd_schemas(crd, crd, replace_rules=True) == crd
 
 
-def test_ours_over_ours_is_ours() -> None:
+def test_merge_of_equal_crds_changes_nothing() -> None:
     for crd in crds.build_all():
         assert merge_crd_schemas(crd["spec"], crd["spec"], replace_rules=True) == crd["spec"]
 
 
-def upstreams() -> dict[str, Any]:
-    """Return the SecretSync CRD as the Secrets Store Sync Controller brings it."""
+def make_upstream_crd() -> dict[str, Any]:
+    """Return the SecretSync CRD of the Secrets Store Sync Controller."""
     crd = copy.deepcopy(OURS)
     crd["metadata"] = {"name": OURS["metadata"]["name"], "resourceVersion": "7"}
     crd["spec"]["names"].pop("shortNames")
@@ -254,8 +258,8 @@ def upstreams() -> dict[str, Any]:
     return crd
 
 
-def test_upstreams_own_definition_gets_what_the_controller_needs() -> None:
-    body = job.widening_patch(upstreams(), OURS)
+def test_upstream_crd_gets_the_fields_that_the_controller_needs() -> None:
+    body = job.widening_patch(make_upstream_crd(), OURS)
     assert body
     assert body["metadata"] == {"resourceVersion": "7"}
     assert body["spec"]["names"]["shortNames"] == ["ssync"]
@@ -269,8 +273,8 @@ def test_upstreams_own_definition_gets_what_the_controller_needs() -> None:
         in fields["spec.secretObject.data[].sourcePath"]["pattern"]
     )
     assert "maxItems" not in fields["spec.secretObject.data"]
-    # Once widened there is nothing more to do.
-    assert job.widening_patch(upstreams() | {"spec": body["spec"]}, OURS) is None
+    # A widened CRD needs no further patch.
+    assert job.widening_patch(make_upstream_crd() | {"spec": body["spec"]}, OURS) is None
 
 
 def test_provider_class_crd_is_widened_only_if_this_product_installed_it() -> None:
