@@ -116,10 +116,10 @@ class AttackHarness:
 
     def _create_attacker(self, name: str, role: str, namespace: str) -> Attacker:
         """Create a ServiceAccount with one ClusterRole in a namespace. Return it as an attacker."""
-        at = ("--namespace", namespace)
-        self.plane.kubectl("create", "serviceaccount", name, *at)
+        flags = ("--namespace", namespace)
+        self.plane.kubectl("create", "serviceaccount", name, *flags)
         self.plane.kubectl(
-            "create", "rolebinding", name, f"--clusterrole={role}", f"--serviceaccount={namespace}:{name}", *at
+            "create", "rolebinding", name, f"--clusterrole={role}", f"--serviceaccount={namespace}:{name}", *flags
         )
         found = Attacker(self, namespace, name)
         path = KIND_PATHS["secretsync"].format(namespace)
@@ -158,9 +158,9 @@ class AttackHarness:
         """Return the seconds until a namespace with a new identity, vault and connection has its first value."""
         began = time.monotonic()
         space = self._create_neighbour()
-        took = time.monotonic() - began
+        seconds = time.monotonic() - began
         space.remove()
-        return took
+        return seconds
 
     def run_beside_neighbours(self, *attacks: Attack) -> None:
         """Run attacks in parallel. Check that new values arrive in time in the neighbours and in new namespaces."""
@@ -279,8 +279,8 @@ class AttackHarness:
 
 def read_memory_limit(installed: InstalledRelease) -> int:
     """Return the memory limit of the controller's container in bytes."""
-    at = ("--namespace", installed.release, "--output", "json")
-    found = json.loads(installed.plane.kubectl("get", "deployment", installed.deployment, *at))
+    flags = ("--namespace", installed.release, "--output", "json")
+    found = json.loads(installed.plane.kubectl("get", "deployment", installed.deployment, *flags))
     text = str(found["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"])
     return int(text[:-2]) * UNITS[text[-2:]]
 

@@ -217,7 +217,7 @@ def test_secretsyncs_with_a_foreign_akvsync_as_owner_do_not_affect_it(harness: A
         assert read_state() == (Reason.INPUT_INVALID, ["a"])
         edit([{"secretInAKV": "a"}])
         eventually(read_state, lambda found: found == (Reason.UP_TO_DATE, ["a"]))
-        victim.wait_secret("a", expected_value(harness, victim))
+        victim.wait_secret("a", read_expected_value(victim))
     finally:
         for name in names:
             path = f"{KIND_PATHS['secretsync'].format(space.name)}/{name}"
@@ -228,7 +228,7 @@ def test_secretsyncs_with_a_foreign_akvsync_as_owner_do_not_affect_it(harness: A
         eventually(lambda: "a" in victim.list_names("secret"), lambda found: not found)
 
 
-def expected_value(harness: AttackHarness, victim: Namespace) -> dict[str, str]:
+def read_expected_value(victim: Namespace) -> dict[str, str]:
     """Return the expected value of the AKVSync's Secret: the newest vault value, which the neighbour's Secret has."""
     text = victim.secret_values("s")["k"].split("-", 2)[2]
     return {"v0": text}
@@ -268,8 +268,8 @@ def test_tools_report_on_deeply_nested_objects(harness: AttackHarness, editor: A
 def test_doctor_does_not_contact_the_host_of_a_fake_release(harness: AttackHarness, editor: Attacker) -> None:
     """Create a Deployment and clouds that imitate those of the release and name the editor's host."""
     space = harness.attacked
-    at = ("--namespace", harness.installed.release, "--output", "json")
-    held = json.loads(harness.plane.kubectl("get", "deployment", harness.installed.deployment, *at))
+    flags = ("--namespace", harness.installed.release, "--output", "json")
+    held = json.loads(harness.plane.kubectl("get", "deployment", harness.installed.deployment, *flags))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         address = f"127.0.0.1:{listening.getsockname()[1]}"
@@ -296,10 +296,10 @@ def test_drawn_objects_of_an_editor_harm_no_neighbour(harness: AttackHarness, ed
 
     def attack(drawn: tuple[tuple[str, dict[str, Any]], str, int]) -> None:
         nonlocal accepted
-        (kind, body), way, depth = drawn
+        (kind, body), action, depth = drawn
         path = KIND_PATHS[kind].format(space.name)
         name = body["metadata"]["name"]
-        match way:
+        match action:
             case "deep":
                 editor.send("DELETE", f"{path}/{name}")
                 answer = editor.send("POST", path, nest_managed_fields(body, depth))
@@ -316,8 +316,8 @@ def test_drawn_objects_of_an_editor_harm_no_neighbour(harness: AttackHarness, ed
                 answer = editor.send("PATCH", f"{path}/{name}?fieldManager=e&force=true", body, APPLY)
         accepted += answer.status in (200, 201)
 
-    ways = st.sampled_from(["apply"] * 6 + ["deep", "deep", "broken", "twice", "delete"])
-    count = draw_attacks("editor", st.tuples(draw_manifests(space), ways, st.integers(1, DEEP)), attack)
+    actions = st.sampled_from(["apply"] * 6 + ["deep", "deep", "broken", "twice", "delete"])
+    count = draw_attacks("editor", st.tuples(draw_manifests(space), actions, st.integers(1, DEEP)), attack)
     assert accepted > count // 10, f"the API server accepted {accepted} of {count}"
     # Each remaining SecretSync has a status, and none is an internal error.
     for name in space.list_names("secretsync"):

@@ -68,11 +68,11 @@ def run_exchange(harness: AttackHarness, name: str, patience: float, /, **fault:
 
 
 def count_exchanges(harness: AttackHarness) -> int:
-    return sum(count for what, count in harness.emulator.counters().items() if what.startswith("entra/"))
+    return sum(count for name, count in harness.emulator.counters().items() if name.startswith("entra/"))
 
 
 def test_known_attacks_of_entra_harm_no_neighbour(harness: AttackHarness) -> None:
-    """Neighbours, whose tokens are still valid, get new values while Entra issues no valid token."""
+    """Check that neighbours with valid tokens get new values while Entra issues no valid token."""
     faults = make_known_faults(harness)
     waits = []
     for number, fault in enumerate(faults.values()):

@@ -46,7 +46,7 @@ def shop(harness: AttackHarness) -> Iterator[TargetNamespace]:
     harness.plane.request("DELETE", f"/api/v1/namespaces/{TARGET_NAMESPACE}")
 
 
-def secrets_path(namespace: str, name: str = "") -> str:
+def get_secrets_path(namespace: str, name: str = "") -> str:
     return f"/api/v1/namespaces/{namespace}/secrets" + (f"/{name}" if name else "")
 
 
@@ -54,7 +54,7 @@ def create_owned_secret(thief: Attacker, shop: TargetNamespace) -> str:
     """Create a Secret that the thief may write, as the controller does. Return its name."""
     name = f"owned-{next(_numbers)}"
     answer = thief.send(
-        "POST", secrets_path(TARGET_NAMESPACE), make_secret(name, [make_owner(shop.create_sync(name), name)])
+        "POST", get_secrets_path(TARGET_NAMESPACE), make_secret(name, [make_owner(shop.create_sync(name), name)])
     )
     assert answer.status == 201, answer.text
     return name
@@ -89,26 +89,26 @@ def test_known_attacks_of_a_thief_are_refused(harness: AttackHarness, thief: Att
             key: value for key, value in change.items() if key != "metadata"
         }
         body["metadata"] |= change.get("metadata", {})
-        assert_refused("POST", secrets_path(TARGET_NAMESPACE), body)
-        assert_refused("PATCH", f"{secrets_path(TARGET_NAMESPACE, name)}?fieldManager=x&force=true", body, APPLY)
-        assert_refused("PATCH", secrets_path(TARGET_NAMESPACE, create_owned_secret(thief, shop)), change, MERGE)
+        assert_refused("POST", get_secrets_path(TARGET_NAMESPACE), body)
+        assert_refused("PATCH", f"{get_secrets_path(TARGET_NAMESPACE, name)}?fieldManager=x&force=true", body, APPLY)
+        assert_refused("PATCH", get_secrets_path(TARGET_NAMESPACE, create_owned_secret(thief, shop)), change, MERGE)
 
     def create_secrets_for_other_software() -> None:
         for namespace in KUBERNETES_NAMESPACES:
-            assert_refused("POST", secrets_path(namespace), make_secret("x", [make_owner(UID, "x")]))
+            assert_refused("POST", get_secrets_path(namespace), make_secret("x", [make_owner(UID, "x")]))
         for name in ("sh.helm.release.v1.x.v1", "bootstrap-token-abcdef"):
-            assert_refused("POST", secrets_path(TARGET_NAMESPACE), make_secret(name, [make_owner(UID, name)]))
+            assert_refused("POST", get_secrets_path(TARGET_NAMESPACE), make_secret(name, [make_owner(UID, name)]))
 
     def access_foreign_secrets() -> None:
         for namespace in (victim, "kube-system"):
-            path = secrets_path(namespace, "theirs")
+            path = get_secrets_path(namespace, "theirs")
             for kind in (MERGE, STRATEGIC, "application/json-patch+json"):
                 assert_refused("PATCH", path, [] if "json-patch" in kind else {}, kind)
             assert_refused("PATCH", f"{path}?fieldManager=x&force=true&dryRun=All", make_secret("theirs", []), APPLY)
             for verb in ("GET", "DELETE", "PUT"):
                 assert_refused(verb, path, make_secret("theirs", []) if verb == "PUT" else None)
             for query in ("", "?watch=true&timeoutSeconds=1", "?fieldSelector=metadata.name%3Dtheirs"):
-                assert_refused("GET", secrets_path(namespace) + query)
+                assert_refused("GET", get_secrets_path(namespace) + query)
         assert_refused("GET", "/api/v1/secrets")
 
     def change_objects_of_users() -> None:
@@ -236,7 +236,7 @@ def test_drawn_requests_of_a_thief_change_nothing_forbidden(
 ) -> None:
     """Send real requests for Secrets, tokens, Leases, events and other resources. The policies allow some of them."""
     owned_name = create_owned_secret(thief, shop)
-    uid = json.loads(harness.plane.request("GET", secrets_path(TARGET_NAMESPACE, owned_name))[1])["metadata"][
+    uid = json.loads(harness.plane.request("GET", get_secrets_path(TARGET_NAMESPACE, owned_name))[1])["metadata"][
         "ownerReferences"
     ][0]["uid"]
     victims = [(each.name, name) for each in harness.neighbours for name in ("theirs",)] + [("kube-system", "theirs")]
@@ -277,11 +277,13 @@ def test_drawn_requests_of_a_thief_change_nothing_forbidden(
                     {"op": "add", "path": f"/metadata/{field}", "value": value} for field, value in metadata.items()
                 ]
             suffix = "&fieldManager=x&force=true" if kind == APPLY and "fieldManager" not in query else ""
-            answer = thief.send(method, f"{secrets_path(namespace, quote(name))}?{query}{suffix}", body, kind, accept)
+            answer = thief.send(
+                method, f"{get_secrets_path(namespace, quote(name))}?{query}{suffix}", body, kind, accept
+            )
         elif method == "POST":
-            answer = thief.send(method, f"{secrets_path(namespace)}?{query}", body, accept=accept)
+            answer = thief.send(method, f"{get_secrets_path(namespace)}?{query}", body, accept=accept)
         else:
-            answer = thief.send(method, f"{secrets_path(namespace, name)}?{query}", accept=accept)
+            answer = thief.send(method, f"{get_secrets_path(namespace, name)}?{query}", accept=accept)
             assert answer.status in {403, 405, 406}, answer.text[:300]
         allowed += answer.status in (200, 201)
 

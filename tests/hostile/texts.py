@@ -25,5 +25,5 @@ JSONS = st.recursive(
 
 
 def mostly(usual: Any, odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw the usual value three times out of four: objects with one odd field pass more checks."""
+    """Draw the usual value in three of four cases, because objects with one odd field pass more checks."""
     return st.one_of(st.just(usual), st.just(usual), st.just(usual), odd)
