@@ -46,20 +46,20 @@ def _build_once(factory: pytest.TempPathFactory, worker: str, target: str) -> im
     """Return the image of a target of the Containerfile. The first worker that needs it builds it."""
     base = factory.getbasetemp()
     folder = base if worker == "master" else base.parent  # the workers' common folder
-    made = folder / f"{target}.json"
+    record = folder / f"{target}.json"
     with (folder / f"{target}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
+        if not record.exists():
             built = image.build_image(folder / f"{target}.tar", base=image.DEBIAN, target=target)
-            made.write_bytes(msgspec.json.encode(built, enc_hook=str))
-    return msgspec.json.decode(made.read_bytes(), type=image.BuiltImage, dec_hook=lambda kind, given: kind(given))
+            record.write_bytes(msgspec.json.encode(built, enc_hook=str))
+    return msgspec.json.decode(record.read_bytes(), type=image.BuiltImage, dec_hook=lambda kind, given: kind(given))
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.BuiltImage:
-    made = _build_once(tmp_path_factory, worker_id, "controller")
-    figures.append(f"image: {made.own_packed / 1e6:.1f} MB packed, {made.own_unpacked / 1e6:.1f} MB unpacked")
-    return made
+    found = _build_once(tmp_path_factory, worker_id, "controller")
+    figures.append(f"image: {found.own_packed / 1e6:.1f} MB packed, {found.own_unpacked / 1e6:.1f} MB unpacked")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -32,12 +32,12 @@ class Release:
 
     @property
     def full_name(self) -> str:
-        """The name of the release's objects in the chart."""
+        """Return the name of the objects of the release."""
         return f"{self.name}-akv-secret-store"
 
     @property
     def user(self) -> str:
-        """The controller's name in the audit log."""
+        """Return the name of the controller in the audit log."""
         return f"system:serviceaccount:{self.namespace}:{self.full_name}"
 
     def make_namespace(self) -> None:
@@ -71,7 +71,7 @@ class Release:
 
     @property
     def selector(self) -> str:
-        """The label selector of the controller's pods."""
+        """Return the label selector of the pods of the controller."""
         return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=controller"
 
     def list_pods(self) -> list[Pod]:
@@ -103,9 +103,9 @@ class Release:
         return [str(helm.CHART), "--values", str(self._values), *version_flags(self.plane), "--wait"]
 
     def _helm(self, *args: str) -> str:
-        at = ["--namespace", self.namespace, "--kubeconfig", str(self.plane.kubeconfig)]
+        connection = ["--namespace", self.namespace, "--kubeconfig", str(self.plane.kubeconfig)]
         try:
-            return helm.run([*args, *at, "--timeout", "2m"], executable=self.executable)
+            return helm.run([*args, *connection, "--timeout", "2m"], executable=self.executable)
         except helm.HelmError as error:
             self.plane.check()
             raise helm.HelmError(f"{error}; {self._describe_pods()}\n{self._describe_events()}") from error

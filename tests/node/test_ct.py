@@ -27,5 +27,5 @@ def test_chart_testing_installs_and_tests_the_chart(plane: ControlPlane) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All charts installed successfully" in done.stdout
     assert "Phase:          Succeeded" in done.stdout
-    ours = "--selector=app.kubernetes.io/part-of=akv-secret-store"
-    assert plane.kubectl("get", "deployments", "--all-namespaces", ours, "--output=name") == ""
+    selector = "--selector=app.kubernetes.io/part-of=akv-secret-store"
+    assert plane.kubectl("get", "deployments", "--all-namespaces", selector, "--output=name") == ""

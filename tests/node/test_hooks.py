@@ -63,11 +63,11 @@ def read_verdict(tested: Release) -> str:
 
 def list_leftovers(tested: Release) -> list[str]:
     """Return the objects that a test created and did not delete, except its Pod."""
-    made = tested.kubectl("get", "secretsyncs,secretproviderclasses", "--output", "name").split()
+    objects = tested.kubectl("get", "secretsyncs,secretproviderclasses", "--output", "name").split()
     secrets = tested.kubectl("get", "secrets", "--output", "name").split()
     clouds = tested.kubectl("get", "configmaps", "--output", "jsonpath={.items[*].data.clouds\\.json}").split("\n")
     return [
-        *made,
+        *objects,
         *(name for name in secrets if name.endswith("-test")),
         *(text for text in clouds if "helm-test" in text),
     ]
@@ -90,11 +90,11 @@ def list_used_permissions(tested: Release) -> set[tuple[str, ...]]:
     """Return the permissions that the requests of the test's Pod needed."""
     user = f"system:serviceaccount:{tested.namespace}:{tested.full_name}-test"
     lines = [json.loads(line) for line in tested.plane.audit_log.read_text().splitlines()]
-    mine = [line for line in lines if line["user"]["username"] == user and "resource" in line.get("objectRef", {})]
+    requests = [line for line in lines if line["user"]["username"] == user and "resource" in line.get("objectRef", {})]
     return {
         # RBAC ignores the name of an object that is created.
         (line["verb"], reference["resource"], "" if line["verb"] == "create" else reference["name"])
-        for line in mine
+        for line in requests
         for reference in [line["objectRef"]]
     }
 
@@ -173,9 +173,9 @@ def test_uninstall_removes_the_pod_and_the_sample_of_a_killed_helm_test(
     """Kill helm while the Pod runs or waits for its image. The uninstallation starts no Pod on the node."""
     tested.upgrade(*flags)
     executable = str(tested.executable or helm.find_executable())
-    at = ("--namespace", tested.namespace, "--kubeconfig", str(tested.plane.kubeconfig))
+    connection = ("--namespace", tested.namespace, "--kubeconfig", str(tested.plane.kubeconfig))
     before = read_test_pod(tested).get("metadata", {}).get("uid", "")
-    with subprocess.Popen([executable, "test", tested.name, *at], stdout=subprocess.DEVNULL) as running:
+    with subprocess.Popen([executable, "test", tested.name, *connection], stdout=subprocess.DEVNULL) as running:
         try:
             pod = eventually(
                 lambda: read_test_pod(tested), lambda found: has_status_of_new_pod(found, ready, before), 60

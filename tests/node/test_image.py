@@ -95,9 +95,9 @@ def test_test_image_also_contains_its_two_tools(built_test: image.BuiltImage) ->
         with tarfile.open(fileobj=archive.extractfile(_blob_path(digest))) as layer:
             sources = {name.removeprefix("app/") for name in layer.getnames() if name.endswith(".py")}
     folders = ("controller", "tools/keyvault_emulator", "tools/helm_test")
-    ours = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    expected = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
     # The emulator's certificates need this module.
-    assert {name for name in sources if name.startswith(("controller/", "tools/"))} == ours | {"tools/pki.py"}
+    assert {name for name in sources if name.startswith(("controller/", "tools/"))} == expected | {"tools/pki.py"}
 
 
 def test_image_has_neither_a_compiler_nor_pip(built: image.BuiltImage) -> None:

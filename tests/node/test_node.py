@@ -85,7 +85,7 @@ def test_second_cluster_leaves_no_traces_on_the_host(plane: ControlPlane, tmp_pa
         parent.send_signal(end)
         parent.wait()
         eventually(lambda: {name for name, found in list_traces().items() if found != before[name]}, lambda it: not it)
-    eventually(folder.exists, lambda there: not there)
+    eventually(folder.exists, lambda exists: not exists)
     assert list(tmp_path.iterdir()) == []
     plane.check()
 
@@ -93,8 +93,8 @@ def test_second_cluster_leaves_no_traces_on_the_host(plane: ControlPlane, tmp_pa
 def test_cluster_command_runs_a_node_and_reports_a_killed_kubelet(built: image.BuiltImage, tmp_path: Path) -> None:
     home = tmp_path / "akv-secret-store"
     home.mkdir()
-    for made in cache.cache_root().glob("*-*/"):
-        (home / made.name).symlink_to(made)
+    for folder in cache.cache_root().glob("*-*/"):
+        (home / folder.name).symlink_to(folder)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
     def cluster(*arguments: str) -> "subprocess.CompletedProcess[str]":

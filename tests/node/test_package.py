@@ -16,17 +16,17 @@ from tools.release import layout, package
 
 def test_release_with_the_image_is_copied_to_another_registry(built: image.BuiltImage, tmp_path: Path) -> None:
     system_packages.require({"skopeo": "skopeo"})
-    with registry.running() as store:
-        target, folder = f"{store.address}/akv", tmp_path / "release"
+    with registry.running() as oci_registry:
+        target, folder = f"{oci_registry.address}/akv", tmp_path / "release"
         arguments = ["--changed", "--output", str(folder), "--registry", target, "--image", str(built.archive)]
         assert package.main(arguments) == 0
         assert (folder / "images.txt").read_text() == f"{target}/akv-secret-store@{built.digest}\n"
         done = subprocess.run([folder / "relocate.sh", "--dest-tls-verify=false"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert built.digest in store.manifests[f"akv/{layout.NAME}"]
+        assert built.digest in oci_registry.manifests[f"akv/{layout.NAME}"]
         for name, repository in (("chart", layout.CHART), ("flux", layout.MANIFESTS)):
             [described] = json.loads((folder / "oci" / name / "index.json").read_text())["manifests"]
-            assert described["digest"] in store.manifests[f"akv/{repository}"]
+            assert described["digest"] in oci_registry.manifests[f"akv/{repository}"]
 
 
 def test_signature_of_the_checksums_reveals_a_change(

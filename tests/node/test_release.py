@@ -90,9 +90,9 @@ def test_kubectl_logs_prints_json_lines(release: Release, shop: Namespace) -> No
 def test_probes_and_metrics_answer(release: Release) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     reconciles = "akv_secret_store_reconciles_total"
-    for path, wanted in (("8081/healthz", "ok\n"), ("8081/readyz", "ok\n"), ("8080/metrics", reconciles)):
+    for path, expected in (("8081/healthz", "ok\n"), ("8081/readyz", "ok\n"), ("8080/metrics", reconciles)):
         with opener.open(f"http://{release.wait_pod()['status']['podIP']}:{path}", timeout=5) as answer:
-            assert wanted in answer.read().decode()
+            assert expected in answer.read().decode()
 
 
 def test_memory_of_the_pod_is_far_below_its_limit(release: Release) -> None:
@@ -126,11 +126,11 @@ def test_deleted_pod_is_replaced_and_no_secret_is_written(release: Release, shop
 
 def test_sigterm_ends_the_container_with_exit_code_0(release: Release) -> None:
     pod = release.wait_pod()["metadata"]["name"]
-    asked = time.monotonic()
+    started = time.monotonic()
     release.kubectl("exec", pod, "--", "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
     ended = release.wait_restart(1)
     assert (ended["reason"], ended["exitCode"]) == ("Completed", 0)
-    assert time.monotonic() - asked < 20
+    assert time.monotonic() - started < 20
     assert json.loads(release.kubectl("logs", pod, "--previous").splitlines()[-1])["message"] == "stopped"
 
 

@@ -109,7 +109,7 @@ def list_writers_since(pair: Release, moment: str) -> set[str]:
     found = set()
     for line in pair.plane.audit_log.read_text().splitlines():
         entry = json.loads(line)
-        what = (entry["user"]["username"], entry["verb"], entry.get("objectRef", {}).get("resource"))
-        if what == (pair.user, "patch", "secrets") and entry["requestReceivedTimestamp"] > moment:
+        request = (entry["user"]["username"], entry["verb"], entry.get("objectRef", {}).get("resource"))
+        if request == (pair.user, "patch", "secrets") and entry["requestReceivedTimestamp"] > moment:
             found.update(entry["user"]["extra"]["authentication.kubernetes.io/pod-name"])
     return found

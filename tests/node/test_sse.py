@@ -27,14 +27,14 @@ def foreign_crds(plane: ControlPlane) -> Iterator[list[Manifest]]:
     """Provide the CRDs of SSE and the CSI driver with their own labels, annotations and field managers."""
     every = [crd["metadata"]["name"] for crd in crds.build_all()]
     plane.kubectl("delete", "crd", *every, "--ignore-not-found")
-    made = upstream_crds.build_upstream_crds()
-    for crd, release, manager in zip(made, ("sse", "csi-driver"), ("helm", "csi-installer"), strict=True):
+    upstream = upstream_crds.build_upstream_crds()
+    for crd, release, manager in zip(upstream, ("sse", "csi-driver"), ("helm", "csi-installer"), strict=True):
         crd["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": release}
         crd["metadata"]["annotations"] = {"meta.helm.sh/release-name": release, "helm.sh/resource-policy": "keep"}
         apply = ["apply", "--server-side", f"--field-manager={manager}", "--filename", "-"]
         plane.kubectl(*apply, stdin=json.dumps(crd))
         plane.kubectl("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=30s")
-    yield made
+    yield upstream
     plane.kubectl("delete", "crd", *every)
 
 
