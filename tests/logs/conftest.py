@@ -42,5 +42,5 @@ def installed(
     otlp["endpoint"] = stack.url
     otlp["certificate"]["issuerRef"]["name"] = otlp["ca"]["secretName"] = ROOT
     found = install_release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, **values)
-    plane.restart_controller_manager()  # its garbage collector looks for new kinds only every 30 s
+    plane.restart_controller_manager()  # its garbage collector finds new kinds only every 30 s
     return found

@@ -57,17 +57,17 @@ def list_export_messages(workload: PodProcess) -> list[str]:
 
 def wait_arrived(stack: Stack, workload: PodProcess, patience: float = 30) -> None:
     """Wait until the collector has each line of standard output, once and in the order of its logger."""
-    wanted = read_printed_lines(workload)
+    expected = read_printed_lines(workload)
 
     def list_missing_lines() -> list[dict[str, Any]]:
-        there = stack.read_lines()
-        return [line for line in wanted if line not in there]
+        arrived = stack.read_lines()
+        return [line for line in expected if line not in arrived]
 
     eventually(list_missing_lines, lambda found: not found, patience)
-    there = [line for line in stack.read_lines() if line in wanted]
-    for logger in {line["logger"] for line in wanted}:
-        assert [line for line in there if line["logger"] == logger] == [
-            line for line in wanted if line["logger"] == logger
+    arrived = [line for line in stack.read_lines() if line in expected]
+    for logger in {line["logger"] for line in expected}:
+        assert [line for line in arrived if line["logger"] == logger] == [
+            line for line in expected if line["logger"] == logger
         ]
 
 
@@ -113,8 +113,8 @@ def test_all_lines_arrive_after_the_certificate_is_issued(
     assert read_printed_lines(controller)[0]["message"] == "started"
     eventually(lambda: list_export_messages(controller)[-1], lambda last: last == "logs are shipped again")
     # Only the namespace of the release gets the ConfigMap.
-    named = stack.plane.kubectl("get", "configmaps", "-A", "--selector=trust.cert-manager.io/bundle", "-o", "json")
-    assert [item["metadata"]["namespace"] for item in json.loads(named)["items"]] == [installed.release]
+    configmaps = stack.plane.kubectl("get", "configmaps", "-A", "--selector=trust.cert-manager.io/bundle", "-o", "json")
+    assert [item["metadata"]["namespace"] for item in json.loads(configmaps)["items"]] == [installed.release]
 
 
 def test_new_line_arrives_within_ten_seconds(stack: Stack, controller: PodProcess, space: Namespace) -> None:
@@ -130,24 +130,24 @@ def test_new_line_arrives_within_ten_seconds(stack: Stack, controller: PodProces
 def test_collector_refuses_clients_without_a_certificate_of_its_ca(
     installed: InstalledRelease, stack: Stack, tmp_path: Path
 ) -> None:
-    """The same request succeeds with a certificate of the root."""
+    """Check also that the same request succeeds with a certificate of the root CA."""
     stack.apply(make_certificate("stranger", installed.release, OTHER, commonName="stranger", usages=["client auth"]))
     stack.wait_ready("stranger", installed.release)
     folder = stack.mount_secrets(installed.release, "stranger", CERTIFICATE)
 
-    def post_logs(shown: str) -> int:
+    def post_logs(secret: str) -> int:
         tls = ssl.create_default_context(cafile=str(folder / CERTIFICATE / "ca.crt"))
-        if shown:
-            tls.load_cert_chain(folder / shown / "tls.crt", folder / shown / "tls.key")
+        if secret:
+            tls.load_cert_chain(folder / secret / "tls.crt", folder / secret / "tls.key")
         request = urllib.request.Request(f"{stack.url}/v1/logs", b"{}", {"Content-Type": "application/json"})  # noqa: S310
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
         with opener.open(request, timeout=5) as answer:
             return int(answer.status)
 
     assert post_logs(CERTIFICATE) == 200
-    for shown in ("", "stranger"):
+    for secret in ("", "stranger"):
         with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
-            post_logs(shown)
+            post_logs(secret)
 
     # A controller with the other certificate logs the refusal, and no line of it arrives.
     impostor = tmp_path / "impostor"
@@ -170,9 +170,16 @@ def test_renewed_certificate_is_used_without_a_restart(
     renew = [
         {"op": "add", "path": "/status/conditions/-", "value": {"type": "Issuing", "status": "True", "reason": "Test"}}
     ]
-    at = ("--namespace", installed.release)
+    namespace = ("--namespace", installed.release)
     stack.plane.kubectl(
-        "patch", "certificate", CERTIFICATE, *at, "--subresource=status", "--type=json", "--patch", json.dumps(renew)
+        "patch",
+        "certificate",
+        CERTIFICATE,
+        *namespace,
+        "--subresource=status",
+        "--type=json",
+        "--patch",
+        json.dumps(renew),
     )
     new = eventually(lambda: read_secret_data(installed, CERTIFICATE), lambda found: found["tls.crt"] != old["tls.crt"])
     assert new["tls.key"] != old["tls.key"]
