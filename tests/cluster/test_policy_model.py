@@ -15,6 +15,7 @@ from tests.support.cluster.harness import MANAGED_LABEL, SINCE_POLICIES
 from tests.support.cluster.token_thief import (
     MERGE,
     SECRETS,
+    STRATEGIC,
     TARGET_NAMESPACE,
     VALUE,
     TargetNamespace,
@@ -177,7 +178,7 @@ def test_policies_judge_random_patches_as_the_model_does(thief: TokenThief, shop
         return False
 
     @with_examples
-    @given(bodies, st.sampled_from([MERGE, "application/strategic-merge-patch+json"]))
+    @given(bodies, st.sampled_from([MERGE, STRATEGIC]))
     def run(body: dict[str, Any], kind: str) -> None:
         patch = body["metadata"]
         if kind != MERGE and ("ownerReferences" in patch or "finalizers" in patch):

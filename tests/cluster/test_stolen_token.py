@@ -100,7 +100,7 @@ def test_label_or_annotation_of_another_tool_is_refused(
     body = make_orphan(metadata={field: {**MANAGED_LABEL, **entries} if field == "labels" else entries})
     for answer in send_all_creations(thief, body):
         assert_denied_by_policy(answer, RESERVED_KEY_REFUSED)
-    for kind in (MERGE, "application/strategic-merge-patch+json"):
+    for kind in (MERGE, STRATEGIC):
         assert_denied_by_policy(thief.patch(own, {"metadata": {field: entries}}, kind), RESERVED_KEY_REFUSED)
     # The policy also refuses to change or remove a label or annotation that another manager has set.
     shop.plane.kubectl(

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from controller.api.meta import PartialObject
 from controller.api.secretsync import SecretSync
 from controller.kube.resources import ObjectPage, WatchEvent
-from controller.runtime.backoff import format_time, parse_time
 from controller.runtime.json_decoding import MAX_DEPTH, Undecodable, cut_nesting, decode_json, replace_lone_surrogates
 
 SPEC = b'{"secretProviderClassName":"c","serviceAccountName":"r","secretObject":{"data":[]}}'
@@ -147,17 +146,6 @@ def test_64_levels_remain_around_an_empty_container() -> None:
 def test_object_within_the_depth_limit_is_unchanged() -> None:
     raw = make_nested_object(MAX_DEPTH - 10)
     assert cut_nesting(raw) == raw
-
-
-@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_time_outside_the_range_of_datetime_is_none(text: str) -> None:
-    assert parse_time(text) is None
-
-
-def test_time_of_year_1_is_formatted_with_four_digits() -> None:
-    found = parse_time("0001-01-01T00:00:00Z")
-    assert found
-    assert format_time(found) == "0001-01-01T00:00:00Z"
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=20))
