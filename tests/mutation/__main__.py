@@ -49,6 +49,7 @@ MODULES = [
     "keyvault.verdict",
     "kube.informer",
     "kube.leader_election",
+    "kube.overlap",
     "runtime.backoff",
     "runtime.circuit_breaker",
     "runtime.fair_share",

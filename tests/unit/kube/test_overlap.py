@@ -10,10 +10,12 @@ import pytest
 
 from controller.config.settings import Settings
 from controller.kube.client import KubeClient
-from controller.kube.overlap import CHECKING, FIX, SERVED, OverlapCheck, patience
+from controller.kube.overlap import OverlapCheck, patience
 from tests.support import virtual_time
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
 
+CHECKING = "checking whether another release serves the same namespaces"
+FIX = "uninstall one of the two, or set watchNamespaces so that each namespace has one release"
 SETTINGS = Settings(lease_name="mine", pod_namespace="home", watch_namespaces=("shop", "web"), lease_duration=15)
 
 
@@ -150,8 +152,8 @@ async def test_release_without_an_answer_serves_and_logs_once(
 async def test_foreign_text_of_a_refusal_is_not_passed_on(harness: OverlapHarness, text: str) -> None:
     policy = "overlap.y.x"
     answer = error_response(422, f"ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: {text}")
-    assert await harness.attempt_probe(answer) == f"{SERVED}; {FIX}"
-    assert await harness.attempt_probe(answer, leads=True) == f"{SERVED}; {FIX}"
+    assert await harness.attempt_probe(answer) == f"another release serves the same namespaces; {FIX}"
+    assert await harness.attempt_probe(answer, leads=True) == f"another release serves the same namespaces; {FIX}"
 
 
 @pytest.mark.parametrize(
