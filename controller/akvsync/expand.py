@@ -30,6 +30,7 @@ from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, Secr
 from controller.api.select import SkippedObject
 from controller.domain.decision import ALTERNATIVE_KEYS, REQUIRED_KEYS
 from controller.domain.generated import ClassItem, as_objects, class_items
+from controller.domain.secret_limits import key_violation
 from controller.domain.selection import ObjectChoice
 from controller.domain.vault_objects import MAX_ITEMS, PROPERTY
 from controller.errors import InputError
@@ -252,6 +253,8 @@ def _check_options(entry: AKVObject) -> None:
 
 def _mapped_item(entry: AKVObject, mapped_key: MappedKey) -> _ClassItem:
     """Return the class's item for an entry of a mapping."""
+    if violation := key_violation(mapped_key.data_key):
+        raise InputError(f"{_describe(entry)}: {violation.replace('targetKey', 'dataKey', 1)}")
     if bool(mapped_key.secret_in_akv) == bool(mapped_key.cert_in_akv):
         raise InputError(
             f"{_describe(entry)}: dataKey {mapped_key.data_key} needs exactly one of secretInAKV and certInAKV"

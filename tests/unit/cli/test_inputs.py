@@ -185,6 +185,7 @@ AKV_OBJECTS = st.lists(
 
 
 @given(objects=AKV_OBJECTS)
+@example(objects=[{"kubernetesSecretName": "a", "mapping": [{"dataKey": "", "secretInAKV": "a"}]}])
 def test_any_akvsync_is_expanded_or_raises_an_input_error(objects: list[dict[str, Any]]) -> None:
     """Include AKVSyncs that the CRD would refuse, because an older CRD may have accepted them."""
     spec = {"keyvaultName": "abc", "clientID": "c", "tenantID": "t", "serviceAccountName": "s", "objects": objects}
