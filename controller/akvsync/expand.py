@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from controller.akvsync.selected_secrets import RemainingLimits, check_select, describe_select, expand_choices
+from controller.akvsync.terms import in_akvsync_terms
 from controller.api.akvsync import (
     BASIC_AUTH_TYPE,
     ENCODINGS,
@@ -254,7 +255,7 @@ def _check_options(entry: AKVObject) -> None:
 def _mapped_item(entry: AKVObject, mapped_key: MappedKey) -> _ClassItem:
     """Return the class's item for an entry of a mapping."""
     if violation := key_violation(mapped_key.data_key):
-        raise InputError(f"{_describe(entry)}: {violation.replace('targetKey', 'dataKey', 1)}")
+        raise InputError(f"{_describe(entry)}: {in_akvsync_terms(violation)}")
     if bool(mapped_key.secret_in_akv) == bool(mapped_key.cert_in_akv):
         raise InputError(
             f"{_describe(entry)}: dataKey {mapped_key.data_key} needs exactly one of secretInAKV and certInAKV"

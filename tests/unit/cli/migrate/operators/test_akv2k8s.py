@@ -183,7 +183,7 @@ def test_certificate_without_its_key_needs_the_reader_role() -> None:
             "an old or encoded",
         ),
         (make_source(secret=make_output(dataKey="")), "no dataKey"),
-        (make_source(secret=make_output(dataKey="a b")), "targetKey a b"),
+        (make_source(secret=make_output(dataKey="a b")), "dataKey a b"),
         (make_source(secret=make_output("No")), "'No' is not a Secret's name"),
         (make_source(secret=make_output(), object_name="a/b"), "'a/b' is not the name of an object"),
         (make_source(secret=make_output(), object_version="7"), "32 hexadecimal digits"),
