@@ -12,6 +12,7 @@ from controller.errors import UnusableValue
 
 THEN = datetime(2030, 1, 1, 12, 0, 5, tzinfo=UTC)
 USER = VaultObject(name="user")
+NEWEST = ObjectVersionRef(USER)
 PINNED = VaultObject(name="user", version="v1")
 HISTORY = VaultObject(name="user", history=3)
 HISTORY_OF_TWO = VaultObject(name="user", history=2)
@@ -36,70 +37,42 @@ def make_versions_snapshot(*ids: str) -> VaultSnapshot:
 @pytest.mark.parametrize(
     ("snapshot", "wanted", "before", "stale"),
     [
-        pytest.param(make_list_snapshot(), ObjectVersionRef(USER), [make_known()], False, id="equal"),
-        pytest.param(make_list_snapshot(), ObjectVersionRef(USER), [], True, id="never synced"),
+        pytest.param(make_list_snapshot(), NEWEST, [make_known()], False, id="equal"),
+        pytest.param(make_list_snapshot(), NEWEST, [], True, id="never synced"),
+        pytest.param(make_list_snapshot(), NEWEST, [make_known(object_name="secret/other")], True, id="another object"),
         pytest.param(
-            make_list_snapshot(),
-            ObjectVersionRef(USER),
-            [make_known(object_name="secret/other")],
-            True,
-            id="another object",
+            make_list_snapshot(), NEWEST, [make_known(object_name="secret/user/0")], True, id="had a history before"
         ),
         pytest.param(
-            make_list_snapshot(),
-            ObjectVersionRef(USER),
-            [make_known(object_name="secret/user/0")],
-            True,
-            id="had a history before",
-        ),
-        pytest.param(
-            make_list_snapshot(updated=THEN + timedelta(seconds=1)),
-            ObjectVersionRef(USER),
-            [make_known()],
-            True,
-            id="updated later",
+            make_list_snapshot(updated=THEN + timedelta(seconds=1)), NEWEST, [make_known()], True, id="updated later"
         ),
         pytest.param(
             make_list_snapshot(updated=THEN - timedelta(days=1)),
-            ObjectVersionRef(USER),
+            NEWEST,
             [make_known()],
             True,
             id="restored from a backup",
         ),
         pytest.param(
             make_list_snapshot(updated=THEN + timedelta(microseconds=9)),
-            ObjectVersionRef(USER),
+            NEWEST,
             [make_known()],
             False,
             id="less than a second later",
         ),
-        pytest.param(
-            make_list_snapshot(updated=None), ObjectVersionRef(USER), [make_known()], True, id="list without a time"
-        ),
+        pytest.param(make_list_snapshot(updated=None), NEWEST, [make_known()], True, id="list without a time"),
         pytest.param(
             make_list_snapshot(updated=None),
-            ObjectVersionRef(USER),
+            NEWEST,
             [make_known(updated="")],
             True,
             id="list and status without a time",
         ),
-        pytest.param(
-            make_list_snapshot(),
-            ObjectVersionRef(USER),
-            [make_known(updated="")],
-            True,
-            id="fetched within the second",
-        ),
-        pytest.param(make_list_snapshot(enabled=False), ObjectVersionRef(USER), [make_known()], True, id="disabled"),
-        pytest.param(VaultSnapshot(), ObjectVersionRef(USER), [make_known()], True, id="not in the snapshot"),
-        pytest.param(VaultSnapshot(listed={"secret": {}}), ObjectVersionRef(USER), [make_known()], True, id="deleted"),
-        pytest.param(
-            make_list_snapshot(kind="cert"),
-            ObjectVersionRef(USER),
-            [make_known()],
-            True,
-            id="certificate of the same name",
-        ),
+        pytest.param(make_list_snapshot(), NEWEST, [make_known(updated="")], True, id="fetched within the second"),
+        pytest.param(make_list_snapshot(enabled=False), NEWEST, [make_known()], True, id="disabled"),
+        pytest.param(VaultSnapshot(), NEWEST, [make_known()], True, id="not in the snapshot"),
+        pytest.param(VaultSnapshot(listed={"secret": {}}), NEWEST, [make_known()], True, id="deleted"),
+        pytest.param(make_list_snapshot(kind="cert"), NEWEST, [make_known()], True, id="certificate of the same name"),
         pytest.param(
             make_list_snapshot(kind="cert"),
             ObjectVersionRef(VaultObject(name="user", type="cert")),
@@ -194,7 +167,7 @@ def make_versions_snapshot(*ids: str) -> VaultSnapshot:
         ),
         pytest.param(
             make_list_snapshot(),
-            ObjectVersionRef(USER),
+            NEWEST,
             [make_known(), make_known(updated="")],
             True,
             id="one of several entries differs",
@@ -209,7 +182,7 @@ def test_key_is_stale_if_its_object_may_have_changed(
 
 def test_only_changed_keys_are_stale() -> None:
     snapshot = VaultSnapshot(listed={"secret": {"user": ListedObject(THEN, True), "pass": ListedObject(THEN, False)}})
-    wanted = {"k": ObjectVersionRef(USER), "l": ObjectVersionRef(VaultObject(name="pass"))}
+    wanted = {"k": NEWEST, "l": ObjectVersionRef(VaultObject(name="pass"))}
     before = [
         make_known(),
         ObjectVersion(target_key="l", object="secret/pass", version="v1", updated="2030-01-01T12:00:05Z"),
@@ -227,7 +200,7 @@ def test_expanded_item_is_stale_if_one_of_its_properties_may_have_changed(
         ObjectVersion(target_key=key, object="secret/user", updated="2030-01-01T12:00:05Z", expanded_from="k/*")
         for key in ("host", "port")
     ]
-    assert make_list_snapshot(updated=updated).stale_keys({"k/*": ObjectVersionRef(USER)}, before) == stale
+    assert make_list_snapshot(updated=updated).stale_keys({"k/*": NEWEST}, before) == stale
 
 
 def make_unusable(version: str = "v1", updated: str = "2030-01-01T12:00:05Z") -> UnusableValue:
@@ -240,12 +213,7 @@ def make_unusable(version: str = "v1", updated: str = "2030-01-01T12:00:05Z") ->
         pytest.param(USER, "k", make_unusable(), [], False, id="the value did not change"),
         pytest.param(USER, "k", make_unusable(), [make_known(updated="")], False, id="the Secret has an earlier value"),
         pytest.param(
-            USER,
-            "k",
-            make_unusable(updated="2030-01-01T12:00:04Z"),
-            [make_known()],
-            True,
-            id="the value changed",
+            USER, "k", make_unusable(updated="2030-01-01T12:00:04Z"), [make_known()], True, id="the value changed"
         ),
         pytest.param(PINNED, "k", make_unusable(updated=""), [], False, id="the version is the same"),
         pytest.param(PINNED, "k", make_unusable("v0"), [make_known()], True, id="another version is wanted"),
@@ -261,7 +229,7 @@ def test_unusable_value_is_compared_instead_of_the_value_in_the_secret(
 
 def test_empty_snapshot_has_only_stale_keys_and_counts_no_comparison() -> None:
     empty = VaultSnapshot()
-    assert empty.stale_keys({"k": ObjectVersionRef(USER)}, [make_known()]) == {"k"}
+    assert empty.stale_keys({"k": NEWEST}, [make_known()]) == {"k"}
     assert (empty.sightings, empty.compared, empty.since) == ((), 0, math.inf)
 
 
