@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster.harness import eventually
+from tests.support.cluster.harness import TIMEOUT, eventually
+from tests.support.pids import wait_until_gone
 
 SCRIPT = Path(__file__).parents[3] / ".ci" / "run"
 TARGETS = ["setup", "assets-all", "check", "test-cluster", "test-node", "test-hostile", "test-logs", "fuzz"]
@@ -39,14 +40,6 @@ def start_ci(folder: Path, *, failing: str = "", blocking: str = "") -> "subproc
 
 def read_calls(folder: Path) -> list[str]:
     return (folder / "calls").read_text().split()
-
-
-def is_running(pid: int) -> bool:
-    """Return whether the process exists and is not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_every_suite_runs_once_and_its_output_is_printed(tmp_path: Path) -> None:
@@ -85,4 +78,4 @@ def test_interrupted_run_ends_its_background_processes(
         # A terminal sends SIGINT to the whole process group. A supervisor sends SIGTERM to the process.
         (os.killpg if interrupt is signal.SIGINT else os.kill)(process.pid, interrupt)
         process.wait(30)
-    eventually(lambda: is_running(pid), lambda running: not running)
+    wait_until_gone(pid, patience=TIMEOUT)
