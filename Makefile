@@ -17,8 +17,10 @@ PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist loadfile -
 # Each of the two control planes of tests/hostile has a worker of its own.
 PARALLEL_HOSTILE := -n 2 --dist loadscope
 # Tracing makes these four times as long. The first bounds times; tests/unit/crd_upgrade reads YAML, too. The second
-# runs 2,000 controllers, through code that their own tests reach.
+# runs 2,000 controllers, through code that their own tests reach; it has the mark `long`.
 UNCOVERED := tests/unit/runtime/test_bounded_yaml.py tests/unit/cli/capacity/test_fleet_start.py
+# `make test-all` empties this.
+SHORT := -m "not long"
 # $(call stage,name,command): run it, and print how long it took.
 stage = @started=$$(date +%s); printf '\n== %s\n' '$(1)'; $(2) && printf '== %s: %d s\n' '$(1)' $$(( $$(date +%s) - started ))
 
@@ -53,7 +55,7 @@ ifdef COVERAGE
 	$(call stage,unit,$(MAKE) --no-print-directory coverage)
 	$(call stage,chart and what coverage slows down,$(RUN) pytest $(PARALLEL) --durations=10 $(UNCOVERED) tests/chart)
 else
-	$(call stage,unit and chart,$(RUN) pytest $(PARALLEL) --durations=10 tests/unit tests/chart)
+	$(call stage,unit and chart,$(RUN) pytest $(PARALLEL) --durations=10 $(SHORT) tests/unit tests/chart)
 endif
 
 coverage: setup ## the branches of controller/ that tests/unit alone reach
@@ -64,8 +66,8 @@ test: assets ## unit, chart and cluster, but no test that takes minutes by natur
 ifdef TEST
 	$(RUN) pytest $(TEST)
 else
-	$(call stage,unit and chart,$(RUN) pytest $(PARALLEL) --durations=10 tests/unit tests/chart)
-	$(call stage,cluster,$(RUN) pytest $(PARALLEL_CLUSTER) --durations=10 -m "not long" tests/cluster)
+	$(call stage,unit and chart,$(RUN) pytest $(PARALLEL) --durations=10 $(SHORT) tests/unit tests/chart)
+	$(call stage,cluster,$(RUN) pytest $(PARALLEL_CLUSTER) --durations=10 $(SHORT) tests/cluster)
 endif
 
 test-cluster: assets ## the cluster tests, with those that take minutes by nature (options: TEST="-k name")
@@ -89,7 +91,7 @@ test-hostile: assets ## attackers against the chart's release on two control pla
 	$(RUN) pytest $(PARALLEL_HOSTILE) --durations=10 tests/hostile $(TEST)
 
 test-all: ## every test there is, as root: check, test-cluster, test-hostile, test-node, test-logs, a short fuzz
-	$(call stage,check,$(MAKE) check)
+	$(call stage,check,$(MAKE) check SHORT=)
 	$(call stage,cluster,$(MAKE) test-cluster)
 	$(call stage,hostile,$(MAKE) test-hostile)
 	$(call stage,node,$(MAKE) test-node)

@@ -38,12 +38,12 @@ def _add_help() -> str:
 
 def _run_controller(arguments: argparse.Namespace) -> int:
     gc.set_threshold(GC_THRESHOLD)
-    from controller import app  # the upgrade Job does not need these modules
-
     given = {name: text for name, text in vars(arguments).items() if name.isupper() and text is not None}
     try:
         settings = Settings.from_environment(os.environ | given)
         settings.clouds()
+        from controller import app  # neither an invalid setting nor the upgrade Job needs these modules
+
         start_logging(settings.log_level)
         sslproto.SSLProtocol.max_size = TLS_BUFFER
         gc.freeze()  # what is imported is never garbage

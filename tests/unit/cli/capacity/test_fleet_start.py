@@ -15,6 +15,8 @@ from tests.support.virtual_time import VirtualLoop
 from tools.cli.capacity import fleet
 from tools.keyvault_emulator.faults import VAULT_LIMIT, RateLimiter
 
+pytestmark = pytest.mark.long
+
 CLUSTERS = 2_000
 INTERVAL = 3_600
 
