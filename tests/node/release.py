@@ -1,10 +1,11 @@
-"""Install, upgrade and uninstall the chart on a node with helm, and read its pods with kubectl."""
+"""Install, upgrade and uninstall the chart on a node with helm, read its pods, and check that it syncs."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.cluster.harness import eventually, version_flags
+from tests.support.cluster.harness import TIMEOUT, eventually, version_flags
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
@@ -129,3 +130,10 @@ def is_ready(pod: Pod) -> bool:
     return "deletionTimestamp" not in pod["metadata"] and any(
         (each["type"], each["status"]) == ("Ready", "True") for each in conditions
     )
+
+
+def assert_rotates(shop: Namespace, text: str, patience: float = TIMEOUT) -> None:
+    """Check that the running controller syncs a new value of the SecretSync `db`."""
+    shop.set_secret("db", text)
+    shop.force_sync("db")
+    shop.wait_secret("db", {"password": text}, patience)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.node.release import Release
+from tests.node.release import Release, assert_rotates
 from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
@@ -35,11 +35,6 @@ def test_release_works_with_each_helm_and_its_secret_remains(
     release = Release(plane, emulator, tmp_path, name, first())
     shop = Namespace(release)
 
-    def assert_rotates(text: str) -> None:
-        shop.set_secret("db", text)
-        shop.force_sync("db")
-        shop.wait_secret("db", {"password": text})
-
     release.make_namespace()
     assert f"rollout status deployment/{release.full_name}" in release.install()
     shop.set_secret("db", "installed")
@@ -48,9 +43,9 @@ def test_release_works_with_each_helm_and_its_secret_remains(
     release.executable = then()
     assert re.search(r"Phase: +Succeeded", release.test())
     release.upgrade("--set", "logLevel=debug")
-    assert_rotates("upgraded")
+    assert_rotates(shop, "upgraded")
     release.rollback()
-    assert_rotates("rolled-back")
+    assert_rotates(shop, "rolled-back")
     before = shop.get("secret", "db")
     release.uninstall()
     assert shop.get("secret", "db") == before

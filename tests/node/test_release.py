@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.conftest import figures
-from tests.node.release import PATIENCE, Release
+from tests.node.release import PATIENCE, Release, assert_rotates
 from tests.support.cluster.fault_harness import POLL_INTERVAL, fault_harness
 from tests.support.cluster.harness import CANARY, InstalledRelease, eventually
 from tests.support.cluster.namespace import Namespace
@@ -44,13 +44,6 @@ def read_resource_version(shop: Namespace) -> str:
     """Return the Secret's resourceVersion, which changes with each write."""
     version: str = shop.get("secret", "db")["metadata"]["resourceVersion"]
     return version
-
-
-def assert_rotates(shop: Namespace, text: str) -> None:
-    """Check that the running controller syncs a new value."""
-    shop.set_secret("db", text)
-    shop.force_sync("db")
-    shop.wait_secret("db", {"password": text})
 
 
 def test_default_values_run_in_a_restricted_namespace(release: Release) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from controller.kube.leader_election import RETRY_PERIOD
 from tests.node.conftest import figures
-from tests.node.release import PATIENCE, Pod, Release, is_ready
+from tests.node.release import PATIENCE, Pod, Release, assert_rotates, is_ready
 from tests.support.cluster.harness import eventually
 from tests.support.cluster.namespace import Namespace
 from tools.keyvault_emulator import Emulator
@@ -54,12 +54,6 @@ def find_leader(pair: Release) -> str:
     return found
 
 
-def assert_rotates(shop: Namespace, text: str, patience: float = PATIENCE) -> None:
-    shop.set_secret("db", text)
-    shop.force_sync("db")
-    shop.wait_secret("db", {"password": text}, patience)
-
-
 def list_watch_events(shop: Namespace, since: str) -> list[str]:
     """Return the watch events of the Secret after this resourceVersion."""
     where = f"/api/v1/namespaces/{shop.name}/secrets?watch=true&fieldSelector=metadata.name%3Ddb&timeoutSeconds=1"
@@ -77,10 +71,10 @@ def test_drain_evicts_one_pod_but_not_the_last_one(pair: Release, shop: Namespac
         pair.list_pods, lambda found: [is_ready(pod) for pod in found].count(True) == 1 and len(found) == 2
     )
     assert {pod["status"]["phase"] for pod in left} == {"Running", "Pending"}
-    assert_rotates(shop, "drained")
+    assert_rotates(shop, "drained", PATIENCE)
     pair.plane.kubectl("uncordon", "node")
     wait_both_ready(pair)
-    assert_rotates(shop, "uncordoned")
+    assert_rotates(shop, "uncordoned", PATIENCE)
 
 
 def test_other_pod_leads_after_an_eviction_of_the_leader(pair: Release, shop: Namespace) -> None:
@@ -91,13 +85,13 @@ def test_other_pod_leads_after_an_eviction_of_the_leader(pair: Release, shop: Na
     path = f"/api/v1/namespaces/{pair.namespace}/pods/{old}/eviction"
     pair.plane.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
     # The value arrives within the retry period of a follower, with or without a leader.
-    assert_rotates(shop, "evicted", patience=RETRY_PERIOD + 3)
+    assert_rotates(shop, "evicted", RETRY_PERIOD + 3)
     after = eventually(lambda: read_lease(pair), lambda found: found["leaseTransitions"] > before["leaseTransitions"])
     gap = datetime.fromisoformat(after["acquireTime"]) - datetime.fromisoformat(before["renewTime"])
     wait_both_ready(pair)
     new = find_leader(pair)
     assert new != old
-    assert_rotates(shop, "after")
+    assert_rotates(shop, "after", PATIENCE)
     assert list_watch_events(shop, stored) == ["MODIFIED", "MODIFIED"]
     assert list_writers_since(pair, after["acquireTime"]) == {new}
     figures.append(f"leader evicted: another led {gap.total_seconds():.1f} s after its last renewal")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
-from tests.node.release import Release
+from tests.node.release import Release, assert_rotates
 from tests.support import upstream_crds
 from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_controller import apply_as_sse
@@ -84,9 +84,3 @@ def test_installation_beside_sse_keeps_its_crds_and_objects(
     shop.wait_secret("db", {"password": "ours-again"})
     shop.remove()
     plane.kubectl("delete", "namespace", release.namespace, "--wait=false")
-
-
-def assert_rotates(shop: Namespace, text: str) -> None:
-    shop.set_secret("db", text)
-    shop.force_sync("db")
-    shop.wait_secret("db", {"password": text})
