@@ -1,6 +1,7 @@
 """Test that the chart refuses invalid values with their path, and that each value changes a manifest."""
 
 import functools
+import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -119,6 +120,7 @@ def make_other_value(leaf: values.LeafValue) -> Any:
         "networkPolicy.ingress": [{}],
         "networkPolicy.egress": [{}],
         "caBundle": "-----BEGIN CERTIFICATE-----",
+        "Azure.Cluster.Cloud": "AzureChinaCloud",
         "Azure.proxySettings.proxyCert": "-----BEGIN CERTIFICATE-----",
         "proxy.http": "http://proxy:1",
         "proxy.https": "http://proxy:1",
@@ -152,10 +154,10 @@ def list_leaves() -> Iterator[values.LeafValue]:
     return (entry for entry in values.walk() if isinstance(entry, values.LeafValue))
 
 
-def render_outcome(given: Any, version: str, *flags: str, hooks: bool = False) -> str:
-    """Return the manifests or the error. Without `hooks`, leave out their pods, which would hide other changes."""
+def render_outcome(given: Any) -> str:
+    """Return the manifests with those of hooks and tests, or the error."""
     try:
-        return render_text(*flags, *([] if hooks else ["--no-hooks"]), given=given, version=version, tests=hooks)
+        return render_text(given=given, tests=True)
     except helm.BadValues as refused:
         return str(refused)
 
@@ -168,7 +170,7 @@ LOGS = {
 }
 LOGS_RENDERED = {f"logs.otlp.{group}.renderMode": "alwaysRender" for group in ("certificate", "ca")}
 # The values that must be set before another value has an effect, by the path of that value.
-BASES: dict[str, dict[str, str]] = {
+BASES: dict[str, dict[str, Any]] = {
     "proxy.noProxy": {"proxy.https": "http://proxy:1"},
     "podDisruptionBudget.minAvailable": {"podDisruptionBudget.enabled": "true"},
     "podDisruptionBudget.maxUnavailable": {"podDisruptionBudget.enabled": "true"},
@@ -176,8 +178,15 @@ BASES: dict[str, dict[str, str]] = {
     "networkPolicy.ingress": {"networkPolicy.enabled": "true"},
     "networkPolicy.egress": {"networkPolicy.enabled": "true"},
     "metrics.authentication.enabled": {"metrics.tls.secretName": "x"},
-    "serviceMonitor.renderMode": {"serviceMonitor.enabled": "true"},
-    "prometheusRule.renderMode": {"prometheusRule.enabled": "true"},
+    "validatingAdmissionPolicies.applyPolicies": {"acceptUnrestrictedTokens": "true"},
+    "extraVolumeMounts": {"extraVolumes": [{"name": "x", "emptyDir": {}}]},
+    "test.sample.keyvaultName": {f"test.sample.{name}": "x" for name in ("secretName", "clientID", "tenantID")},
+    "logs.otlp.enabled": {path: value for path, value in (LOGS | LOGS_RENDERED).items() if path != "logs.otlp.enabled"},
+    **{
+        f"{kind}.{name}": {f"{kind}.{other}": value}
+        for kind in ("serviceMonitor", "prometheusRule")
+        for name, other, value in (("renderMode", "enabled", "true"), ("enabled", "renderMode", "alwaysRender"))
+    },
     "prometheusRule.additionalLabels": {"prometheusRule.enabled": "true", "prometheusRule.renderMode": "alwaysRender"},
     **{
         f"serviceMonitor.{name}": {"serviceMonitor.enabled": "true", "serviceMonitor.renderMode": "alwaysRender"}
@@ -215,23 +224,24 @@ BASES: dict[str, dict[str, str]] = {
 }
 
 
-def is_default(paths: Iterable[str], base: Mapping[str, str]) -> bool:
+def is_default(paths: Iterable[str], base: Mapping[str, Any]) -> bool:
     """Return whether nulls at these paths render what the chart renders without them."""
     given = nested({**base, **dict.fromkeys(paths)})
-    return render_outcome(given, NEWEST, hooks=True) == render_outcome(nested(base), NEWEST, hooks=True)
+    return render_outcome(given) == render_outcome(nested(base))
 
 
 def test_null_value_has_the_default() -> None:
     """Render the nulls that need the same other values together, and each one alone only if the result differs."""
-    together: dict[tuple[int, frozenset[tuple[str, str]]], list[str]] = defaultdict(list)
+    together: dict[tuple[int, str], list[str]] = defaultdict(list)
     for entry in values.walk():
-        base = frozenset((name, value) for name, value in BASES.get(entry.path, {}).items() if name != entry.path)
+        base = {name: value for name, value in BASES.get(entry.path, {}).items() if name != entry.path}
         # The null of a group would hide the nulls of its values.
         depth = 0 if isinstance(entry, values.LeafValue) else entry.path.count(".") + 1
-        together[depth, base].append(entry.path)
-    for (_, base), paths in together.items():
-        if not is_default(paths, dict(base)):
-            wrong = [path for path in paths if not is_default([path], dict(base))]
+        together[depth, json.dumps(base)].append(entry.path)
+    for (_, text), paths in together.items():
+        base = json.loads(text)
+        if not is_default(paths, base):
+            wrong = [path for path in paths if not is_default([path], base)]
             pytest.fail(f"null means something else than the default: {wrong or paths}")
 
 
@@ -258,31 +268,52 @@ def test_every_template_fills_in_defaults_first() -> None:
 
 
 UNCHECKED = "--skip-schema-validation"
-"""With this flag, helm takes a third less time, and a refused value does not count as an effect."""
+"""With this flag, helm takes a third less time, and the schema refuses no value."""
+DECIDING = {
+    "enabled": NEWEST,
+    "acceptUnrestrictedTokens": WITHOUT_POLICIES,
+    "serviceMonitor.renderMode": NEWEST,
+    "prometheusRule.renderMode": NEWEST,
+    "logs.otlp.certificate.renderMode": NEWEST,
+    "logs.otlp.ca.renderMode": NEWEST,
+}
+"""Values that decide only whether the chart is refused, each with a Kubernetes version for which they decide it."""
+
+
+def render_effect(given: Any, hooks: bool) -> str:
+    """Return the manifests. Without `hooks`, leave out their pods, which would hide other changes."""
+    return render_text(UNCHECKED, *([] if hooks else ["--no-hooks"]), given=given, tests=hooks)
 
 
 @functools.cache
-def render_without(path: str, version: str) -> str:
+def render_without(path: str, hooks: bool) -> str:
     """Return the manifests with the values that this value needs, but without this value."""
-    return render_outcome(nested(BASES.get(path, {})), version, UNCHECKED)
+    return render_effect(nested(BASES.get(path, {})), hooks)
 
 
-@pytest.mark.parametrize("leaf", list(list_leaves()), ids=lambda leaf: leaf.path)
+@pytest.mark.parametrize(
+    "leaf", [leaf for leaf in list_leaves() if leaf.path not in DECIDING], ids=lambda leaf: leaf.path
+)
 def test_every_value_changes_a_manifest(leaf: values.LeafValue) -> None:
     given = nested({**BASES.get(leaf.path, {}), leaf.path: make_other_value(leaf)})
-    if leaf.path == "crds.upgrade":
-        assert "kind: Job" in render_text()
-        assert "kind: Job" not in render_text(given=given)
-        return
-    if leaf.path.startswith(("test.", "crds.job.")):
-        assert render_outcome(given, NEWEST, UNCHECKED, hooks=True) != render_outcome({}, NEWEST, UNCHECKED, hooks=True)
-        return
-    # Some values have an effect only with policies, and some only without them.
+    hooks = leaf.path.startswith(("test.", "crds."))
     known = leaf.path if leaf.path in BASES else ""
-    assert any(
-        render_outcome(given, version, UNCHECKED) != render_without(known, version)
-        for version in (NEWEST, WITHOUT_POLICIES)
-    )
+    assert render_effect(given, hooks) != render_without(known, hooks)
+
+
+def is_refused(given: Mapping[str, Any], version: str) -> bool:
+    try:
+        render_text(given=nested(given), version=version)
+    except helm.BadValues:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("path", "version"), DECIDING.items())
+def test_deciding_value_changes_whether_the_chart_is_refused(path: str, version: str) -> None:
+    leaf = next(leaf for leaf in list_leaves() if leaf.path == path)
+    base = BASES.get(path, {})
+    assert is_refused(base, version) != is_refused({**base, path: make_other_value(leaf)}, version)
 
 
 def test_values_that_need_others_exist() -> None:
