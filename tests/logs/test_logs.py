@@ -146,8 +146,10 @@ def test_collector_refuses_clients_without_a_certificate_of_its_ca(
 
     assert post_logs(CERTIFICATE) == 200
     for secret in ("", "stranger"):
-        with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
+        with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)) as refused:
             post_logs(secret)
+        assert not isinstance(refused.value, urllib.error.HTTPError)
+    assert post_logs(CERTIFICATE) == 200
 
     # A controller with the other certificate logs the refusal, and no line of it arrives.
     impostor = tmp_path / "impostor"

@@ -137,3 +137,10 @@ def assert_rotates(shop: Namespace, text: str, patience: float = TIMEOUT) -> Non
     shop.set_secret("db", text)
     shop.force_sync("db")
     shop.wait_secret("db", {"password": text}, patience)
+
+
+def list_watch_events(shop: Namespace, since: str) -> list[str]:
+    """Return the watch events of the Secret `db` after this resourceVersion."""
+    where = f"/api/v1/namespaces/{shop.name}/secrets?watch=true&fieldSelector=metadata.name%3Ddb&timeoutSeconds=1"
+    lines = shop.installed.plane.kubectl("get", "--raw", f"{where}&resourceVersion={since}").splitlines()
+    return [json.loads(line)["type"] for line in lines]

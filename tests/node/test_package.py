@@ -60,7 +60,9 @@ def test_tools_of_a_release_run_without_network_and_package_index(tmp_path: Path
     for argv in (["render", "--no-hooks", "--output", str(into)], ["render", "--images"], ["doctor", "--help"]):
         done = subprocess.run([*without_network, folder / argv[0], *argv[1:]], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert {path.name for path in into.iterdir()} <= {path.name for path in (folder / "manifests").iterdir()}
+    rendered = {path.name for path in into.iterdir()}
+    assert rendered
+    assert rendered <= {path.name for path in (folder / "manifests").iterdir()}
 
 
 @pytest.mark.parametrize("name", ["pkg:pypi/cryptography@", "pkg:deb/debian/python3", "pkg:deb/debian/libc6@"])

@@ -9,7 +9,7 @@ import pytest
 
 from controller.kube.leader_election import RETRY_PERIOD
 from tests.node.conftest import figures
-from tests.node.release import PATIENCE, Pod, Release, assert_rotates, is_ready
+from tests.node.release import PATIENCE, Pod, Release, assert_rotates, is_ready, list_watch_events
 from tests.support.cluster.harness import eventually
 from tests.support.cluster.namespace import Namespace
 from tools.keyvault_emulator import Emulator
@@ -52,13 +52,6 @@ def find_leader(pair: Release) -> str:
     names = [str(pod["metadata"]["name"]) for pod in pair.list_pods()]
     [found] = [name for name in names if read_lease(pair).get("holderIdentity", "").startswith(name)]
     return found
-
-
-def list_watch_events(shop: Namespace, since: str) -> list[str]:
-    """Return the watch events of the Secret after this resourceVersion."""
-    where = f"/api/v1/namespaces/{shop.name}/secrets?watch=true&fieldSelector=metadata.name%3Ddb&timeoutSeconds=1"
-    lines = shop.installed.plane.kubectl("get", "--raw", f"{where}&resourceVersion={since}").splitlines()
-    return [json.loads(line)["type"] for line in lines]
 
 
 def test_drain_evicts_one_pod_but_not_the_last_one(pair: Release, shop: Namespace) -> None:
