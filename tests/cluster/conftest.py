@@ -114,7 +114,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_deselected(items: list[pytest.Item]) -> None:
     """Record that the caller deselected tests. A granted right can then be unused because its test did not run."""
     for item in items:
-        if not item.get_closest_marker("since") and not item.get_closest_marker("long"):
+        if not item.get_closest_marker("since"):
             item.config.stash[_has_deselected] = True
 
 
