@@ -26,6 +26,7 @@ WEBHOOK_UNAVAILABLE = error_response(500, 'Internal error occurred: failed calli
 QUOTA = error_response(403, 'secrets "shop" is forbidden: exceeded quota: small, requested: count/secrets=1')
 IMMUTABLE = error_response(422, "data: Forbidden: field is immutable when `immutable` is set")
 INVALID = error_response(422, "Secret is invalid")
+NO_DRY_RUNS = error_response(400, 'admission webhook "x.example.com" does not support dry run')
 DONE = metadata_response(make_secret_meta())
 
 
@@ -86,6 +87,29 @@ async def test_changed_result_of_the_dry_run_causes_another_attempt(
     assert count_reads(harness) == 2
     await harness.sync_error(ABSENT, after)
     assert count_reads(harness) == 2
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
+@pytest.mark.parametrize("dry_run", [DONE, NO_DRY_RUNS], ids=["allowed", "not supported by a webhook"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error_response(401, "Unauthorized"),
+        error_response(429, "too many requests"),
+        error_response(500, "etcdserver: leader changed"),
+        error_response(503, "apiserver is shutting down"),
+        error_response(504, "request did not complete within the allotted timeout"),
+        ScriptedResponse(broken=True),
+        WEBHOOK_UNAVAILABLE,
+    ],
+    ids=["401", "429", "500", "503", "504", "no answer", "webhook"],
+)
+async def test_failure_that_passed_does_not_delay_the_next_write(
+    harness: SyncerHarness, answer: ScriptedResponse, dry_run: ScriptedResponse, exists: bool
+) -> None:
+    found = metadata_response(make_secret_meta()) if exists else ABSENT
+    await harness.sync_error(found, answer, dry_run)
+    assert isinstance(await harness.sync(found, DONE), Synced)
 
 
 async def test_refused_write_is_attempted_once_in_a_poll_interval(harness: SyncerHarness) -> None:
