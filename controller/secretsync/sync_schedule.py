@@ -101,10 +101,13 @@ class SyncSchedule:
         Return `Requeue` if the class cannot be parsed yet.
         """
         if isinstance(state.due, Undecided):
+            edit = state.pending
             due = await self._first_due(key, sync, source, state)
             if isinstance(due, Requeue):
                 return due
             state.due = due
+            if isinstance(due, OnPoll) and state.pending is edit:
+                state.pending = None  # the edit makes no attempt necessary, so the polls decide
         if state.drift_check is None:
             delay = first_delay(self._settings.drift_interval, not sync.status.conditions, self._rng)
             state.drift_check = self._drift_checks.reserve(delay)

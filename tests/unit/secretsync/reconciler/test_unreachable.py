@@ -15,6 +15,7 @@ from tests.unit.secretsync.reconciler.harness import (
     UNREACHABLE,
     ReconcilerHarness,
     make_snapshot,
+    make_sync_of_age,
     make_synced,
 )
 
@@ -41,6 +42,22 @@ def test_single_failed_poll_is_not_reported_and_fetches_nothing(harness: Reconci
     assert harness.polls == [HOUR, HOUR + 2]
     assert {reason for _, reason in harness.reports} == {Reason.UP_TO_DATE}  # the hourly record of a poll
     assert not harness.tasks
+
+
+def test_unreachable_vault_is_reported_by_all_after_a_restart(harness: ReconcilerHarness) -> None:
+    names = [f"s{number}" for number in range(100)]
+    harness.snapshot = SAME
+    harness.add_class()
+    harness.add(*(make_sync_of_age(600, SYNCED, name=name) for name in names))
+    harness.advance(1)
+    harness.set_results(UNREACHABLE, UNREACHABLE)
+    harness.advance(2 * HOUR)
+    assert [reason for _, reason in harness.reports] == [Reason.PROVIDER_ERROR] * 100
+    harness.clear_records()
+    harness.set_results(SAME, SYNCED)
+    harness.advance(301)
+    assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE] * 101  # one report records the poll
+    assert {task.keys for task in harness.tasks} == {frozenset()}
 
 
 def test_unreachable_vault_is_reported_by_all_and_probed_once_for_all(harness: ReconcilerHarness) -> None:
