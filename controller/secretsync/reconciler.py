@@ -119,11 +119,9 @@ class Reconciler:
         if isinstance(now, SecretSync):
             self.users.setdefault(class_key(now), set()).add(key)
         if now is None:
-            self.poller.leave(key)
             self.entries.pop(key, None)
             self.queue.forget(key)
-            self._reporter.forget(*key)
-            self._group_polls.mark_settled(key)
+            self._forget_sync(key)
         else:
             self._handle_edit(key, changed_keys(before, now))
 
@@ -154,7 +152,7 @@ class Reconciler:
 
         Return whether its Secret is equal to the vault.
         """
-        sync, entry = self.syncs.get(key), self.entries.get(key)
+        sync, entry = self._find_served(key), self.entries.get(key)
         if entry is None or not isinstance(sync, SecretSync):
             return True  # it is gone
         date = self._clock.utc()
@@ -224,13 +222,9 @@ class Reconciler:
 
     async def _process_key(self, key: Key) -> float | None:
         """Do the due work for one SecretSync. Return the seconds until the next run."""
-        sync = self.syncs.get(key)
-        if sync is None or sync.metadata.deletion_timestamp:
-            return None
-        if isinstance(sync, SecretSync) and sync.spec.secret_sync_controller_name not in self._names:
-            self._reporter.forget(*key)
-            self.poller.leave(key)
-            self._group_polls.mark_settled(key)
+        sync = self._find_served(key)
+        if sync is None:
+            self._forget_sync(key)
             return None
         state, written = self._get_entry(key)
         now = self._clock.monotonic()
@@ -246,6 +240,23 @@ class Reconciler:
             self._rate_limited_log.log_unexpected(error)
             state.settle_crash(self._rng, self._clock.monotonic())
             return state.seconds_until_due(self._clock.monotonic())
+        finally:
+            if self._find_served(key) is None:
+                self._forget_sync(key)  # it was deleted during the attempt, which can have joined the polls since
+
+    def _find_served(self, key: Key) -> SecretSync | Unreadable | None:
+        """Return the object unless it is being deleted or names another controller."""
+        sync = self.syncs.get(key)
+        if sync is None or sync.metadata.deletion_timestamp:
+            return None
+        is_own = isinstance(sync, Unreadable) or sync.spec.secret_sync_controller_name in self._names
+        return sync if is_own else None
+
+    def _forget_sync(self, key: Key) -> None:
+        """End the polls, the poll records and the metrics of an object that this controller does not sync any more."""
+        self.poller.leave(key)
+        self._group_polls.mark_settled(key)
+        self._reporter.forget(*key)
 
     def _seconds_until_class(self, sync: SecretSync, state: WorkState, now: float) -> float:
         """Return the seconds to wait for a missing class, whose watch can be behind the watch of SecretSyncs.

@@ -74,6 +74,50 @@ def test_equal_group_writes_one_status_for_each_poll(harness: ReconcilerHarness)
     assert read_recorded_times(harness, *names) == [format_time_after(5 * HOUR)]
 
 
+def test_restarted_controller_records_its_polls(harness: ReconcilerHarness) -> None:
+    harness.snapshot = EQUAL
+    harness.add_class()
+    harness.add(*(make_sync_of_age(600, make_synced("user", "pass"), name=name) for name in "abc"))
+    harness.advance(5 * HOUR)
+    assert read_recorded_times(harness, *"abc") == [format_time_after(harness.polls[-1])]
+    assert not harness.tasks
+
+
+def delete_later(item: SecretSync) -> SecretSync:
+    """Return the SecretSync as it is while a finalizer delays its deletion."""
+    metadata = msgspec.structs.replace(item.metadata, deletion_timestamp="2030-01-01T12:00:01Z", resource_version="9")
+    return msgspec.structs.replace(item, metadata=metadata)
+
+
+def test_terminating_sync_delays_no_record_and_is_not_polled(harness: ReconcilerHarness) -> None:
+    sync_group(harness, "a", "b")
+    harness.add(delete_later(read_stored_sync(harness, "a")))
+    harness.advance(5 * HOUR)
+    assert read_recorded_times(harness, "b") == [format_time_after(harness.polls[-1])]
+    harness.add(delete_later(read_stored_sync(harness, "b")))
+    harness.clear_records()
+    harness.advance(5 * HOUR)
+    assert not harness.polls
+
+
+@pytest.mark.parametrize("remains", [False, True], ids=["deleted", "terminating"])
+def test_sync_deleted_during_its_attempt_is_not_polled(harness: ReconcilerHarness, remains: bool) -> None:
+    harness.set_results(EQUAL, make_synced("user", "pass"))
+    harness.add_class()
+    harness.sync_seconds = 10
+    harness.add(make_sync())
+    harness.advance(5)
+    if remains:
+        harness.add(delete_later(read_stored_sync(harness)))
+    else:
+        harness.reconciler.syncs.delete(SHOP)
+    reports = len(harness.forgotten)
+    harness.advance(5 * HOUR)
+    assert harness.tasks
+    assert not harness.polls
+    assert harness.forgotten[reports:], "the metrics of the attempt's status remain"
+
+
 def test_each_status_is_written_once_a_day(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b")
     harness.advance(2 * DAY + HOUR)
