@@ -6,8 +6,10 @@ which keys differ. The first check with a result decides.
 """
 
 import base64
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -27,6 +29,10 @@ SYNC_LABEL = (RESERVED_PREFIX, "")
 MAX_BYTES = 1024 * 1024
 # Maximum bytes of PartialSync's list. The CRD allows 32,768 characters.
 MAX_MESSAGE = 32_000
+# Seconds by which an entry of managedFields can be later than the sync before it. Both times are rounded to seconds.
+ROUNDING = 1.0
+# Seconds by which the clocks of the API server and of the controller may differ.
+CLOCK_SKEW = 300.0
 # Maximum number of labels and annotations in a message.
 MAX_CONTESTED = 5
 # Keys that Kubernetes requires for each type (Kubernetes documentation, "Types of Secret").
@@ -327,13 +333,14 @@ def data_keys(secret: ObjectMeta) -> set[str]:
 
 
 def data_fingerprint(secret: ObjectMeta) -> str:
-    """Return a text with the last writers of the data, their keys and the times, from managedFields.
+    """Return a digest of the last writers of the data, their keys and the times, from managedFields.
 
-    Two equal texts mean that no client wrote the data in between. The text has names and times, never values. It is
-    empty if managedFields lists no data.
+    Two equal digests mean that no client wrote the data in between. The digest covers names and times, never values. It
+    is empty if managedFields lists no data. Editors of the namespace control the size of managedFields.
     """
     writers = ((entry, sorted(_field_names(entry, "data"))) for entry in _main_entries(secret))
-    return "; ".join(sorted(f"{e.manager} {e.operation} {e.time} {','.join(keys)}" for e, keys in writers if keys))
+    found = sorted((e.manager, e.operation, e.time or "", keys) for e, keys in writers if keys)
+    return hashlib.sha256(msgspec.json.encode(found)).hexdigest() if found else ""
 
 
 def has_drifted(sync: SecretSync, secret: ObjectMeta, last_fingerprint: str) -> bool:
@@ -345,10 +352,19 @@ def has_drifted(sync: SecretSync, secret: ObjectMeta, last_fingerprint: str) -> 
     if last_fingerprint:
         return data_fingerprint(secret) != last_fingerprint
     last = parse_time(sync.status.last_successful_sync_time)
-    times = [parse_time(entry.time) for entry in _main_entries(secret) if _field_names(entry, "data")]
-    # Both times are rounded to seconds.
-    late = any(not time or not last or (time - last).total_seconds() > 1 for time in times)
-    return not times or late or data_keys(secret) != {item.target_key for item in sync.status.objects}
+    entries = [entry for entry in _main_entries(secret) if _field_names(entry, "data")]
+    late = any(not last or _is_written_after(entry, last) for entry in entries)
+    return not entries or late or data_keys(secret) != {item.target_key for item in sync.status.objects}
+
+
+def _is_written_after(entry: ManagedFieldsEntry, last_sync: datetime) -> bool:
+    """Return whether a manager wrote after the last sync, or at an unknown time.
+
+    The API server's clock sets the time of an entry, and the controller's clock the time of the sync. The controller
+    writes a Secret just before it reports the sync, so its own entry can only be later if the clocks differ.
+    """
+    time = parse_time(entry.time)
+    return time is None or (time - last_sync).total_seconds() > (CLOCK_SKEW if _is_own_entry(entry) else ROUNDING)
 
 
 def _main_entries(secret: ObjectMeta) -> list[ManagedFieldsEntry]:

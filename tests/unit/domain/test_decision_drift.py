@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller.api.meta import ManagedFieldsEntry
+from controller.api.meta import ManagedFieldsEntry, ObjectMeta
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
 from controller.domain.decision import SYNC_LABEL, data_fingerprint, data_keys, has_drifted, metadata_patch
 from tests.support.builders import make_managed_fields, make_secret_meta, make_sync
@@ -13,16 +13,38 @@ def make_synced(time: str | None, *keys: str) -> SecretSync:
     return make_sync(keys, status=SecretSyncStatus(last_successful_sync_time=time, objects=objects))
 
 
-def test_fingerprint_has_manager_operation_time_and_data_keys() -> None:
-    found = make_secret_meta(
+def make_writers(keys: list[str], manager: str = "kubectl", time: str = "T2") -> ObjectMeta:
+    """Return a Secret that the controller, another manager of the data, and a manager of other fields wrote."""
+    return make_secret_meta(
         managed_fields=[
             make_managed_fields(["pass", "user"], time="T1"),
-            make_managed_fields(["x"], manager="kubectl", time="T2"),
+            make_managed_fields(keys, manager=manager, time=time),
             make_managed_fields([], time="T3"),
         ]
     )
-    assert data_fingerprint(found) == "akv-secret-store Update T1 pass,user; kubectl Update T2 x"
-    assert data_keys(found) == {"pass", "user", "x"}
+
+
+def test_data_keys_are_those_of_all_managers() -> None:
+    assert data_keys(make_writers(["x"])) == {"pass", "user", "x"}
+
+
+@pytest.mark.parametrize(
+    "other", [make_writers(["x"], time="T9"), make_writers(["x"], manager="helm"), make_writers(["y"])]
+)
+def test_fingerprint_changes_with_manager_time_and_data_keys(other: ObjectMeta) -> None:
+    assert data_fingerprint(make_writers(["x"])) == data_fingerprint(make_writers(["x"]))
+    assert data_fingerprint(other) != data_fingerprint(make_writers(["x"]))
+
+
+def test_fingerprint_has_the_same_size_for_any_number_of_managers() -> None:
+    many = [make_managed_fields([f"k{key:0199}" for key in range(500)], manager=f"m{number}") for number in range(20)]
+    assert len(data_fingerprint(make_secret_meta(managed_fields=many))) == len(data_fingerprint(make_writers(["x"])))
+
+
+def test_manager_named_like_two_has_another_fingerprint() -> None:
+    one = make_secret_meta(managed_fields=[make_managed_fields(["b"], manager="a Update T1 a; c", time="T2")])
+    two = [make_managed_fields(["a"], manager="a", time="T1"), make_managed_fields(["b"], manager="c", time="T2")]
+    assert data_fingerprint(one) != data_fingerprint(make_secret_meta(managed_fields=two))
 
 
 def test_fingerprint_ignores_order_and_subresources() -> None:
@@ -86,7 +108,22 @@ def test_drift_is_found_against_the_remembered_fingerprint(later: list[ManagedFi
             "2029-12-31T23:59:59Z", [make_managed_fields(["user"])], False, id="one second after the last sync"
         ),
         pytest.param(
-            "2029-12-31T23:59:58Z", [make_managed_fields(["user"])], True, id="two seconds after the last sync"
+            "2029-12-31T23:55:00Z", [make_managed_fields(["user"])], False, id="clocks that differ by five minutes"
+        ),
+        pytest.param(
+            "2029-12-31T23:54:59Z", [make_managed_fields(["user"])], True, id="later than the clocks can differ"
+        ),
+        pytest.param(
+            "2029-12-31T23:59:58Z",
+            [make_managed_fields(["user"], manager="kubectl")],
+            True,
+            id="another client two seconds after the last sync",
+        ),
+        pytest.param(
+            "2029-12-31T23:59:59Z",
+            [make_managed_fields(["user"], manager="kubectl")],
+            False,
+            id="another client within the second",
         ),
         pytest.param(
             "2030-01-01T00:00:00Z", [make_managed_fields(["user", "x"])], True, id="key unknown to the status"
