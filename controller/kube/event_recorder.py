@@ -31,6 +31,7 @@ from controller.runtime import budgets
 from controller.runtime.budgets import RateBudget
 
 Kind = Literal["Normal", "Warning"]
+# Maximum bytes of a note (Kubernetes API reference, Event events.k8s.io/v1).
 MAX_NOTE = 1024
 REPORTER = f"{SecretSync.group}/{FIELD_MANAGER}"
 ACTION = "Sync"
@@ -82,7 +83,7 @@ class EventRecorder:
             "action": ACTION,
             "reason": reason,
             "type": kind,
-            "note": text if len(text) <= MAX_NOTE else text[: MAX_NOTE - 3] + "...",
+            "note": _shorten_note(text),
             "regarding": {
                 "apiVersion": about.api_version(),
                 "kind": about.kind,
@@ -162,6 +163,12 @@ class EventRecorder:
     def reset(self) -> None:
         """Drop the queued events. The new leader records its own."""
         self.waiting.clear()
+
+
+def _shorten_note(text: str) -> str:
+    """Return the text cut to `MAX_NOTE` bytes of UTF-8. The API server counts bytes."""
+    encoded = text.encode()
+    return text if len(encoded) <= MAX_NOTE else encoded[: MAX_NOTE - 3].decode(errors="ignore") + "..."
 
 
 def announce_condition(

@@ -11,7 +11,7 @@ import msgspec
 
 from controller import errors
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.domain.status import has_same_ready_condition, ready_condition
 from controller.kube import permissions
@@ -19,6 +19,7 @@ from controller.kube.client import KubeClient
 from controller.kube.event_recorder import EventRecorder, announce_condition
 from controller.kube.informer import Store
 from controller.observability.telemetry import Metrics, RateLimitedLog
+from controller.runtime.work_queue import Key
 
 # The reason of an event about a problem of an object that was synced nevertheless.
 ATTENTION = "NeedsAttention"
@@ -103,6 +104,10 @@ class StatusReporter:
             "observedGeneration": status.observed_generation,
             "objects": msgspec.to_builtins(status.objects),
         }
+        is_readable = not isinstance(syncs.get(Key(meta.namespace, meta.name)), Unreadable)
+        if not is_readable:
+            # The stored values of the other fields are unknown. They are needed if the object becomes readable.
+            body = {name: body[name] for name in ("conditions", "observedGeneration")}
         try:
             kept = await permissions.SECRET_SYNC_STATUS.patch_status(self._kube, meta, body)
         except errors.NotFound:
@@ -114,7 +119,8 @@ class StatusReporter:
             text = f"cannot write a status: {error.message}"
             self._rate_limited_log.log_message(logging.WARNING, "status", text, namespace=meta.namespace)
             return ReportResult.NOT_WRITTEN
-        syncs.update_from_write(meta, kept)
+        if is_readable:
+            syncs.update_from_write(meta, kept)
         if status.objects and not kept.status.objects:
             text = (
                 "the served SecretSync CRD drops status.objects: apply this chart's CRDs, or each restart of the"

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import pytest
 
+from controller.api.meta import Unreadable
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
 from controller.domain.status import Failed, Reportable, Synced, next_status
-from controller.errors import ProviderError
+from controller.errors import InputError, ProviderError
 from controller.kube.client import KubeClient
 from controller.kube.event_recorder import BURST, MAX_NOTE, MAX_WAIT, PAUSE, PER_SECOND, EventRecorder
 from controller.kube.informer import Store
@@ -102,6 +103,24 @@ async def harness(caplog: pytest.LogCaptureFixture) -> AsyncIterator[ReporterHar
 
 
 # The status
+
+
+async def test_status_of_an_unreadable_object_keeps_what_the_next_sync_needs(harness: ReporterHarness) -> None:
+    """The stored status of the object is unknown, so the patch must not replace it."""
+    found = Unreadable(metadata=make_sync().metadata, problem="it is too large")
+    harness.syncs.set(found)
+    before = SecretSyncStatus(sync_hash="unknown")
+    assert await harness.report(before, make_status(Failed(InputError("too large")), before)) is ReportResult.DONE
+    (body,) = harness.sent_to("/secretsyncs/shop/status")
+    assert body["status"].keys() == {"conditions", "observedGeneration"}
+    assert {each["type"]: each["status"] for each in body["status"]["conditions"]} == {
+        "Ready": "False",
+        "SecretCreated": "Unknown",
+        "SecretUpdated": "False",
+        "Stalled": "True",
+    }
+    # Only the informer may store the object, because it counts the bytes of each namespace.
+    assert harness.syncs.get(SHOP) == found
 
 
 async def test_status_patch_has_every_field_so_that_no_old_value_remains(harness: ReporterHarness) -> None:
@@ -268,6 +287,14 @@ async def test_long_message_is_cut_in_event_and_log_line(
     (event,) = harness.sent_to("/events")
     assert len(event["note"]) == MAX_NOTE
     assert len(caplog.text) < 2000
+
+
+async def test_note_is_cut_to_the_bytes_that_the_api_server_accepts(harness: ReporterHarness) -> None:
+    for first in ("", "x"):
+        await harness.report(EMPTY, make_status(Failed(ProviderError(first + "ü" * 2_000))))
+    for event in harness.sent_to("/events"):
+        assert MAX_NOTE - 2 <= len(event["note"].encode()) <= MAX_NOTE
+        assert event["note"].endswith("ü...")
 
 
 async def test_many_failures_do_not_flood_the_log(harness: ReporterHarness, caplog: pytest.LogCaptureFixture) -> None:
