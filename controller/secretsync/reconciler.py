@@ -119,7 +119,8 @@ class Reconciler:
         if isinstance(now, SecretSync):
             self.users.setdefault(class_key(now), set()).add(key)
         if now is None:
-            self.entries.pop(key, None)
+            if entry := self.entries.pop(key, None):
+                self._schedule.cancel_drift_check(entry.state)
             self.queue.forget(key)
             self._forget_sync(key)
         else:
@@ -199,6 +200,7 @@ class Reconciler:
         The objects in the API server have everything that is necessary, so this causes no additional vault calls.
         """
         self.entries.clear()
+        self._schedule.reset()
         self._group_polls.reset()
         for key in self.syncs.keys():  # noqa: SIM118
             self._reporter.forget(*key)
@@ -406,8 +408,8 @@ def _waits_for_value(outcome: Outcome) -> bool:
 
 
 def _status_of(sync: SecretSync | Unreadable) -> SecretSyncStatus:
-    """Return the status. That of an unreadable object is empty."""
-    return sync.status if isinstance(sync, SecretSync) else SecretSyncStatus()
+    """Return the status. That of an unreadable object is unknown: it can have been synced before."""
+    return sync.status if isinstance(sync, SecretSync) else SecretSyncStatus(sync_hash="unknown")
 
 
 def class_key(sync: SecretSync) -> Key:

@@ -66,6 +66,18 @@ class DriftScheduler:
         self.reserved[tick] += 1
         return tick * TICK
 
+    def release(self, moment: float) -> None:
+        """Return the place of a check that will not run."""
+        tick = round(moment / TICK)
+        if self.reserved[tick] > 1:
+            self.reserved[tick] -= 1
+        else:
+            del self.reserved[tick]
+
+    def reset(self) -> None:
+        """Return all places."""
+        self.reserved.clear()
+
     def _prune(self, now: int) -> None:
         if now > self._pruned:
             self._pruned = now
@@ -94,6 +106,15 @@ class SyncSchedule:
     def next_drift_check(self) -> float:
         """Reserve the drift check after the current one. Return its time."""
         return self._drift_checks.reserve(self._settings.drift_interval)
+
+    def cancel_drift_check(self, state: WorkState) -> None:
+        """Return the place of the drift check of a deleted SecretSync to the others."""
+        if state.drift_check is not None:
+            self._drift_checks.release(state.drift_check)
+
+    def reset(self) -> None:
+        """Cancel all drift checks."""
+        self._drift_checks.reset()
 
     async def decide_due(self, key: Key, sync: SecretSync, source: Class, state: WorkState) -> Requeue | None:
         """Decide when the next attempt and the next drift check are due, if that is undecided.

@@ -71,6 +71,17 @@ def test_past_reservations_are_deleted() -> None:
     assert len(scheduler.reserved) == 1
 
 
+def test_released_place_is_reserved_again() -> None:
+    scheduler = DriftScheduler(Clock())
+    moments = [scheduler.reserve(0) for _ in range(MAX_PER_TICK)]
+    assert scheduler.reserve(0) == moments[0] + TICK
+    scheduler.release(moments[0])
+    assert scheduler.reserve(0) == moments[0]
+    for moment in (*moments, moments[0] + TICK):
+        scheduler.release(moment)
+    assert not scheduler.reserved
+
+
 @pytest.mark.parametrize("start", [0.0, 1000.0])
 def test_reservations_of_the_current_tick_count_until_it_has_passed(start: float) -> None:
     clock = Clock()

@@ -344,6 +344,24 @@ def test_class_that_cannot_be_parsed_yet_delays_the_attempt(harness: ReconcilerH
     assert harness.reconciler.poller.is_polled(SHOP)
 
 
+@pytest.mark.parametrize("ends", ["deleted", "lease lost"])
+def test_checks_of_gone_secretsyncs_delay_no_other(harness: ReconcilerHarness, ends: str) -> None:
+    harness.add_class()
+    for number in range(1_024):
+        harness.add(make_sync(name="other", uid=f"uid-{number}"))
+        harness.advance(1 / 32)
+        if ends == "deleted":
+            harness.reconciler.syncs.delete(Key("team", "other"))
+        else:
+            harness.lose_lease()
+    harness.reconciler.syncs.delete(Key("team", "other"))
+    harness.add(make_sync())
+    began = harness.loop.time()
+    harness.drift_checks.clear()
+    harness.advance(301)
+    assert [moment - began for moment in harness.drift_checks] == [300]
+
+
 def test_drift_check_fetches_with_answers_since_its_start(harness: ReconcilerHarness) -> None:
     harness.add_class()
     harness.add(make_sync())
