@@ -24,6 +24,8 @@ from controller.domain.vault_objects import OBJECT_NAME, ListItem
 from controller.errors import ObjectError, ObjectGone
 from controller.runtime.json_decoding import REPLACEMENT, cut_nesting, replace_lone_surrogates
 
+# Maximum number of items of a page, four times the maximum of Key Vault (parameter maxresults). Each item costs CPU.
+MAX_PAGE_ITEMS = 100
 # The SDK's certificate and key clients are imported on first use: they take 12 MiB, and few installations need them.
 
 
@@ -70,8 +72,10 @@ class ObjectClient(abc.ABC):
         return f"/{self.plural}/{quote(name, safe='')}/versions"
 
     async def page(self, url: str) -> ObjectPage:
-        """Return a page of a list. Raise `ValueError` if the body lacks a field."""
+        """Return a page of a list. Raise `ValueError` if the body lacks a field, or has too many items."""
         answer = _read_page(await self._get_body(url))
+        if len(answer.value) > MAX_PAGE_ITEMS:
+            raise ValueError(f"{len(answer.value)} items in a page")
         return ObjectPage(list(_read_items(answer.value)), answer.next_link or "")
 
     async def _get_body(self, url: str) -> bytes:

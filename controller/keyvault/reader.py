@@ -11,7 +11,7 @@ from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.selection import SELECTED_KIND, Query, SelectionCollector, SelectionSighting
 from controller.domain.snapshot import VaultSnapshot, settled_time
 from controller.domain.values import Results, VaultValue
-from controller.errors import AccessDenied, ControllerError, ObjectError, ObjectGone, ProviderError
+from controller.errors import AccessDenied, ControllerError, InputError, ObjectError, ObjectGone, ProviderError
 from controller.keyvault.client import VaultClient
 from controller.keyvault.listing import OnListed, VaultLister
 from controller.runtime.coalesce import CoalescingCache
@@ -20,6 +20,9 @@ from controller.runtime.coalesce import CoalescingCache
 # several batches of readers.
 MAX_SHARED = 256
 KEEP_SHARED = 2.0
+# Maximum bytes of the values that one read returns: four times those of a Secret, as a key can be one property of a
+# value. A namespace has at most 32 reads at a time, so it cannot fill the memory.
+MAX_READ = 4 * 2**20
 
 
 class VaultReader:
@@ -42,6 +45,14 @@ class VaultReader:
         for version in wanted:
             by_object.setdefault(version.object, []).append(version)
         results: dict[ObjectVersionRef, VaultValue | ControllerError] = {}
+        total = 0
+
+        def keep(version: ObjectVersionRef, result: VaultValue | ControllerError) -> None:
+            nonlocal total
+            if isinstance(result, VaultValue):
+                total += len(result.value.reveal())
+                result = result if total <= MAX_READ else self._too_large()
+            results[version] = result
 
         async def read_object(vault_object: VaultObject, versions: list[ObjectVersionRef]) -> None:
             ids = (
@@ -51,9 +62,9 @@ class VaultReader:
             )
             for version in versions:
                 if isinstance(ids, ControllerError):
-                    results[version] = ids
+                    keep(version, ids)
                 else:
-                    results[version] = await self._read_value(version, ids, since, first)
+                    keep(version, await self._read_value(version, ids, since, first))
 
         failing = self.client.failing_names()
         with self._count_reader():
@@ -61,6 +72,12 @@ class VaultReader:
                 for found in sorted(by_object, key=lambda found: found.name.lower() in failing):
                     tasks.create_task(read_object(found, by_object[found]))
         return results
+
+    def _too_large(self) -> InputError:
+        return InputError(
+            f"its objects in Key Vault {self.client.vault} have more than {MAX_READ // 2**20} MiB together, and a"
+            " Secret has at most 1 MiB; split the SecretSync"
+        )
 
     @contextlib.contextmanager
     def _count_reader(self) -> Iterator[None]:

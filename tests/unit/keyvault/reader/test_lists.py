@@ -14,6 +14,7 @@ from controller.domain.values import VaultValue
 from controller.errors import ObjectError, ProviderError
 from controller.keyvault import listing, reader
 from controller.keyvault.listing import MAX_ORDERS, RETRY_COSTLY_LIST, RETRY_FORBIDDEN_LIST
+from controller.keyvault.objects import MAX_PAGE_ITEMS
 from tests.support.scripted_api_server import ScriptedResponse
 from tests.unit.keyvault.reader.reader_harness import (
     CHALLENGE,
@@ -43,6 +44,19 @@ async def poll(
 
 
 # Number of requests
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(MAX_PAGE_ITEMS, True), (MAX_PAGE_ITEMS + 1, False), (20_000, False)])
+async def test_page_with_more_items_than_key_vault_sends_is_refused(
+    harness: ReaderHarness, count: int, is_read: bool
+) -> None:
+    items = [{"id": f"{harness.server.url}/secrets/s{number}"} for number in range(count)]
+    harness.answers["/secrets"] = ScriptedResponse({"value": items, "nextLink": None}, headers=JSON)
+    if is_read:
+        assert len((await poll(harness, USER))[1]["secret"]) == count
+        return
+    with pytest.raises(ProviderError, match="no usable answer"):
+        await poll(harness, USER)
 
 
 async def test_list_reports_every_object_with_a_lower_case_name(harness: ReaderHarness) -> None:

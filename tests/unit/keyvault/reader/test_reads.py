@@ -3,7 +3,8 @@
 import pytest
 
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
-from controller.errors import ObjectError
+from controller.errors import ControllerError, InputError, ObjectError
+from controller.keyvault.reader import MAX_READ
 from tests.support.scripted_api_server import ScriptedResponse
 from tests.unit.keyvault.reader.reader_harness import JSON, USER, ReaderHarness, make_refusal
 
@@ -37,6 +38,23 @@ async def test_pinned_version_is_read(harness: ReaderHarness) -> None:
 async def test_value_is_read_unchanged(harness: ReaderHarness, value: str) -> None:
     harness.put_secret("user", value)
     assert await harness.read(USER) == [value]
+
+
+async def test_values_of_one_read_are_bounded_together(harness: ReaderHarness) -> None:
+    """One namespace can read many SecretSyncs at once, and must not fill the controller's memory."""
+    names, size = [f"s{number}" for number in range(9)], MAX_READ // 8
+    for name in names:
+        harness.put_secret(name, "x" * size)
+    refs = [ObjectVersionRef(VaultObject(name=name)) for name in names]
+    assert await harness.read(*refs[:8]) == ["x" * size] * 8
+    found = await harness.read(*refs)
+    (error,) = (item for item in found if isinstance(item, ControllerError))
+    assert isinstance(error, InputError)
+    assert error.message == (
+        "its objects in Key Vault shop have more than 4 MiB together, and a Secret has at most 1 MiB;"
+        " split the SecretSync"
+    )
+    assert await harness.read(refs[0]) == ["x" * size]
 
 
 async def test_answer_without_a_value_is_an_error(harness: ReaderHarness) -> None:
