@@ -102,6 +102,14 @@ EVENTS = Budget(
     test="tests/unit/secretsync/test_status_reporter.py::test_flood_of_one_namespace_hides_no_event_of_another",
     seconds=60,
 )
+BLOCKED = Budget(
+    resource="checks whether an object in the cluster, such as a Secret of another owner, still blocks a SecretSync",
+    limit=600,
+    unit="a minute",
+    at_the_limit="its blocked SecretSyncs are checked less often",
+    test="tests/unit/secretsync/reconciler/test_failures.py::test_blocked_secretsyncs_of_a_namespace_share_their_checks",
+    seconds=60,
+)
 PARSING = Budget(
     resource="CPU time for parsing its SecretProviderClasses, PEM and PFX files",
     limit=20,
@@ -142,6 +150,7 @@ BUDGETS = (
     OBJECT_SERIES,
     LOG_LINES,
     EVENTS,
+    BLOCKED,
     PARSING,
     COMPARED,
     KEPT,

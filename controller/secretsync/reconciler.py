@@ -34,6 +34,7 @@ from controller.keyvault.pool import VaultPool
 from controller.kube.informer import Store
 from controller.observability.telemetry import Metrics, RateLimitedLog
 from controller.runtime import backoff, budgets
+from controller.runtime.budgets import RateBudget
 from controller.runtime.clock import SYSTEM_CLOCK, Clock
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key, Queue
@@ -101,6 +102,7 @@ class Reconciler:
         self._names = ("", settings.controller_name)
         metrics.queue_due.set_function(self.queue.count_overdue)
         self._rate_limited_log = RateLimitedLog(log, clock.monotonic)
+        self._blocked = RateBudget(budgets.BLOCKED, clock.monotonic)
         self.entries: dict[Key, _SyncEntry] = {}
         self.users: dict[Key, set[Key]] = {}
         self._schedule = SyncSchedule(settings, resolver, self.poller, self._rng, clock)
@@ -311,7 +313,8 @@ class Reconciler:
             return state.seconds_until_due(self._clock.monotonic())
         waits_for_poll = self.poller.waits_for_vault(key)
         interval = self._settings.rotation_poll_interval
-        state.settle_attempt(outcome, waits_for_poll, interval, self._rng, self._clock.monotonic())
+        least = self._charge_if_blocked(key.namespace, outcome)
+        state.settle_attempt(outcome, waits_for_poll, interval, self._rng, self._clock.monotonic(), least)
         if is_unreported(ready_condition(_status_of(sync)), sync.metadata.generation, outcome, state.failures):
             log.debug("%s failed once: %s", key, outcome.message)
             return state.seconds_until_due(self._clock.monotonic())
@@ -324,6 +327,13 @@ class Reconciler:
             case ReportResult.OUTDATED:
                 state.settle_requeue(CONFLICT_DELAY, self._clock.monotonic())
         return state.seconds_until_due(self._clock.monotonic())
+
+    def _charge_if_blocked(self, namespace: str, outcome: Reportable) -> float:
+        """Charge the attempt of a blocked SecretSync. Return the minimum of seconds until its next one."""
+        if isinstance(outcome, Synced) or outcome.retry is not errors.Retry.BLOCKED:
+            return 0.0
+        self._blocked.spend(namespace, 1)
+        return self._blocked.wait(namespace)
 
     async def _report_outcome(self, sync: SecretSync | Unreadable, source: Class, outcome: Reportable) -> ReportResult:
         self._metrics.reconciles.labels(outcome.reason).inc()

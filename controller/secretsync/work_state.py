@@ -240,11 +240,18 @@ class WorkState(msgspec.Struct):
         self.all_fetched = -math.inf
 
     def settle_attempt(
-        self, outcome: Reportable, waits_for_poll: bool, interval: float, rng: random.Random, now: float
+        self,
+        outcome: Reportable,
+        waits_for_poll: bool,
+        interval: float,
+        rng: random.Random,
+        now: float,
+        least: float = 0.0,
     ) -> None:
         """Record the outcome of an attempt, and decide when the next one is due.
 
-        `waits_for_poll` means that the vault is unreachable, and that the polls of the group probe it.
+        `waits_for_poll` means that the vault is unreachable, and that the polls of the group probe it. `least` is the
+        minimum number of seconds after a failure.
         """
         if isinstance(outcome, Synced) or outcome.retry is errors.Retry.ON_NEW_VALUE:
             self.failures = 0
@@ -256,7 +263,7 @@ class WorkState(msgspec.Struct):
             return
         if outcome.retry is not errors.Retry.THROTTLED:
             self.failures += 1
-        self.due = DueAt(now + delay_after(outcome, self.failures, interval, rng))
+        self.due = DueAt(now + max(least, delay_after(outcome, self.failures, interval, rng)))
 
     def was_reported(self, message: str) -> None:
         """Record the message that the status has now."""

@@ -18,6 +18,8 @@ from controller.errors import (
     ProviderError,
     UnusableValue,
 )
+from controller.runtime import budgets
+from controller.runtime.backoff import MAX_BLOCKED_SECONDS
 from controller.secretsync import sync_schedule
 from controller.secretsync.status_reporter import ReportResult
 from controller.secretsync.work_state import CLASS_PATIENCE
@@ -48,6 +50,21 @@ def test_repeated_failure_is_reported_once_and_backs_off(harness: ReconcilerHarn
     assert waits[:8] == [2, 4, 8, 16, 32, 64, 128, 256]
     assert set(waits[8:]) == {300}
     assert harness.reports == [(0, Reason.PROVIDER_ERROR)]
+
+
+def test_blocked_secretsyncs_of_a_namespace_share_their_checks(harness: ReconcilerHarness) -> None:
+    """The generation tells the many SecretSyncs of one namespace from the one of another."""
+    harness.outcome = OwnershipError("the Secret has another owner")
+    harness.add_class()
+    harness.add(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(2_000)))
+    other = make_sync(generation=2)
+    harness.add(msgspec.structs.replace(other, metadata=msgspec.structs.replace(other.metadata, namespace="other")))
+    harness.advance(600)
+    harness.synced.clear()
+    harness.advance(600)
+    checks = Counter(generation for _, generation in harness.synced)
+    assert 0.9 * 10 * budgets.BLOCKED.limit <= checks[1] <= 10 * budgets.BLOCKED.limit
+    assert checks[2] == 600 / MAX_BLOCKED_SECONDS
 
 
 def start_rotation(harness: ReconcilerHarness) -> None:
