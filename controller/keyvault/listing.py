@@ -27,6 +27,7 @@ PAGE_SIZE = 25
 # Seconds until a list that needed more calls than gets is tried again, and until a forbidden list is.
 RETRY_COSTLY_LIST = 86_400.0
 RETRY_FORBIDDEN_LIST = 3_000.0
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 OnListed = Callable[[str, str, ListedObject], None]
 """Receive the kind, the lower-case name and the state of an object as soon as its page of a list was read."""
 # Maximum number of objects whose order of versions is cached.
@@ -118,7 +119,8 @@ class VaultLister:
             page = await self._client.request(source, verb, vault_object, read_page, first=first)
             # If a busy vault interrupts a list, its pages so far are lost. So its other pages have precedence.
             first = True
-            for item in page.items:
+            # The value that changed first has waited longest for its get.
+            for item in sorted(page.items, key=lambda item: item.updated or _LONG_AGO):
                 yield item
             if not page.following:
                 return
@@ -173,8 +175,7 @@ class VaultLister:
     async def _sort_ids(
         self, source: ObjectClient, vault_object: VaultObject, listed: list[ListItem], first: bool
     ) -> list[str]:
-        oldest = datetime.min.replace(tzinfo=UTC)
-        listed.sort(key=lambda item: (item.created or oldest, item.version), reverse=True)
+        listed.sort(key=lambda item: (item.created or _LONG_AGO, item.version), reverse=True)
         if len(listed) > 1 and listed[0].created == listed[1].created:
             # `created` has a resolution of one second. A get without a version returns the newest.
             try:

@@ -91,6 +91,15 @@ async def test_objects_of_a_page_are_reported_before_the_next_page_is_requested(
     assert reported == [("secret", name, before + page) for page, name in enumerate("abc", 1)]
 
 
+async def test_objects_of_a_page_are_reported_from_the_oldest_change_on(harness: ReaderHarness) -> None:
+    serve_list(harness, [make_item(harness, name, updated) for name, updated in (("a", 30), ("b", 10), ("c", 20))])
+    reported: list[str] = []
+    await harness.reader.take_snapshot(
+        make_secret_refs(3), harness.now, on_listed=lambda _kind, name, _state: reported.append(name)
+    )
+    assert reported == ["b", "c", "a"]
+
+
 async def test_list_that_costs_more_than_gets_is_avoided_for_a_day(harness: ReaderHarness) -> None:
     serve_list(harness, *[[make_item(harness, f"x{page}")] for page in range(5)])
     assert await poll(harness, *make_secret_refs(2)) == (["/secrets"] * 2, {})
