@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.support.cluster.harness import audit_lines, canary_value, eventually
-from tests.support.cluster.namespace import Namespace
+from tests.support.cluster.harness import canary_value, eventually
+from tests.support.cluster.namespace import Namespace, count_probes
 
 UP_TO_DATE = "UpdateNoValueChangeSucceeded"
 WRITTEN = "UpdateValueChangeOrForceUpdateSucceeded"
@@ -121,19 +121,8 @@ def test_unchanged_secret_is_probed_and_not_written(space: Namespace) -> None:
     space.wait_secret("s", {"k": "1"})
     space.wait_reason("s", WRITTEN)
     before = (space.get("secret", "s"), space.count_calls())
-
-    def count_probes() -> int:
-        lines = (json.loads(line) for line in audit_lines(space.installed.plane))
-        return sum(
-            line["verb"] == "patch"
-            and line["objectRef"].get("namespace") == space.name
-            and line["objectRef"]["resource"] == "secrets"
-            for line in lines
-            if "objectRef" in line
-        )
-
-    seen = count_probes()
-    eventually(count_probes, lambda found: found >= seen + 2)
+    seen = count_probes(space)
+    eventually(lambda: count_probes(space), lambda found: found >= seen + 2)
     assert (space.get("secret", "s"), space.count_calls()) == before
 
 
