@@ -8,8 +8,9 @@ from collections import Counter
 
 import pytest
 
+from controller.app import GRACE_SECONDS
 from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, StartController, canary_value, eventually
-from tests.support.cluster.namespace import Namespace
+from tests.support.cluster.namespace import Namespace, count_probes
 from tools.codegen.deployment import PROBE_SECRET_TYPE
 from tools.local_cluster.errors import ClusterError
 from tools.pods.pod_emulation import WorkloadError
@@ -31,10 +32,11 @@ def test_restart_without_due_polls_makes_no_vault_call(
     space.wait_reason("s", "UpdateValueChangeOrForceUpdateSucceeded")
     stopping = time.monotonic()
     assert first.stop() == 0
-    assert time.monotonic() - stopping < 3  # no sync is running, so the controller has nothing to wait for
+    assert time.monotonic() - stopping < GRACE_SECONDS  # no sync is running, so the controller waits for nothing
     installed.emulator.reset_counters()
+    seen = count_probes(space)
     second = start(DRIFT_INTERVAL="1")
-    time.sleep(4)  # several drift checks
+    eventually(lambda: count_probes(space), lambda found: found >= seen + 2)
     assert installed.emulator.counters() == {}
     # The Secret's metadata shows the edit that was made while no controller ran. The repair costs one get call.
     assert second.stop() == 0
@@ -81,7 +83,7 @@ def test_new_value_is_synced_at_the_next_poll_and_kept_during_an_outage(
     start(ROTATION_POLL_INTERVAL="2")
     space.wait_secret("s", {"k": "1"})
     space.set_secret("a", "2")
-    space.wait_secret("s", {"k": "2"}, patience=6)
+    space.wait_secret("s", {"k": "2"})
     installed.emulator.cut_off()
     space.wait_reason("s", "ProviderError")
     assert space.secret_values("s") == {"k": canary_value("2")}
@@ -131,14 +133,19 @@ def test_controller_stops_cleanly_on_a_signal_during_a_sync(
     installed: InstalledRelease, start: StartController, space: Namespace, number: signal.Signals
 ) -> None:
     space.set_secret("a", "1")
-    installed.emulator.delay(5)
+    installed.emulator.delay(3, "secrets.get", where=space.vault)
+    installed.emulator.reset_counters()
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     workload = start()
-    time.sleep(1)
-    started = time.monotonic()
+    token = f"entra/token/200/{space.client}"
+    eventually(lambda: installed.emulator.counters(by_client=True), lambda found: token in found)
+    # The controller has a token and waits for the value.
+    assert space.secret_values("s") == {}
+    stopping = time.monotonic()
     os.kill(workload.pid, number)
-    assert workload.wait(15) == 0
-    assert time.monotonic() - started < 15
+    assert workload.wait(GRACE_SECONDS + 5) == 0
+    assert time.monotonic() - stopping < GRACE_SECONDS  # the sync has finished
+    assert space.secret_values("s") == {"k": canary_value("1")}
 
 
 def is_probe_refused(installed: InstalledRelease) -> bool:
