@@ -37,7 +37,7 @@ FAILURES = {
     "429 with Retry-After": ProxyFault(status=429, retry_after=2),
     "409 to every write": ProxyFault(status=409, matches=lambda request: request.is_write),
     "410 to every watch": ProxyFault(status=410, matches=lambda request: request.verb == "watch"),
-    "410 in every watch": ProxyFault("gone"),
+    "410 in every watch": ProxyFault("gone", matches=lambda request: request.verb == "watch"),
     "410 to every list and watch": ProxyFault(status=410, matches=lambda request: request.verb in ("list", "watch")),
     "watches cut": ProxyFault("drop", matches=lambda request: request.verb == "watch"),
     "answers to writes lost": ProxyFault("lose", matches=lambda request: request.is_write),
@@ -50,7 +50,10 @@ def test_controller_recovers_after_failures_of_the_api_server(
 ) -> None:
     before, began = proxy.count_verbs(), time.monotonic()
     proxy.inject(failure)
+    seen = len(proxy.requests)
     harness.rotate_during(SECONDS)
+    # The proxy records a request before it applies the fault.
+    eventually(lambda: any(map(failure.matches, proxy.requests[seen:])), bool)
     requests = proxy.count_verbs() - before
     seconds = time.monotonic() - began  # more than SECONDS on a busy machine
     proxy.clear_fault()

@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from controller.kube.leader_election import LEASE_DURATION, RETRY_PERIOD
+from controller.kube.leader_election import LEASE_DURATION
 from tests.support.cluster.fault_harness import CONTROLLER_SETTINGS, SINGLE_CONTROLLER_SETTINGS, fault_harness
 from tests.support.cluster.fault_proxy import FaultProxy, ProxiedRequest, RequestPhase
 from tests.support.cluster.harness import InstalledRelease, eventually, is_leader, running_controller
@@ -105,7 +105,7 @@ def test_lease_is_taken_over_after_a_leader_dies_around_a_lease_write(
             first.kill_at(LEASE, "before the request")
             assert second.stop() == 0
             first.wait_and_restart()
-            eventually(lambda: is_leader(first.workload), bool, RETRY_PERIOD + 1)
+            eventually(lambda: is_leader(first.workload), bool, LEASE_DURATION / 2)
             harness.rotate_values()
             wait_until_current(harness, RECOVERY_TIME)
             # The API server has renewed the lease, but the leader dies before it reads the response.
