@@ -1,11 +1,9 @@
 """Test certificates and keys on a real API server, from the vault into Secrets that a server can load."""
 
 import base64
-import json
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import (
@@ -70,12 +68,20 @@ def wait_values(space: Namespace, name: str, **wanted: str) -> None:
 
 def list_warnings(space: Namespace, name: str) -> list[str]:
     """Return the messages of the warning events about a synced SecretSync."""
-    found: list[dict[str, Any]] = json.loads(space.kubectl("get", "events", "--output", "json"))["items"]
     return [
         item["message"]
-        for item in found
+        for item in space.list_objects("events")
         if (item["involvedObject"]["name"], item["reason"], item["type"]) == (name, ATTENTION, "Warning")
     ]
+
+
+def wait_for_events_of_sync(space: Namespace, name: str) -> None:
+    """Wait until all events of the first sync exist. The controller sends the event about the status last."""
+
+    def list_kinds() -> list[str]:
+        return [item["type"] for item in space.list_objects("events") if item["involvedObject"]["name"] == name]
+
+    eventually(list_kinds, lambda found: "Normal" in found)
 
 
 @pytest.mark.parametrize("kind", ["EC", "RSA"])
@@ -100,6 +106,7 @@ def test_server_can_load_the_tls_secret(space: Namespace, kind: str, form: str, 
     for name, text in space.secret_values("tls").items():
         (tmp_path / name).write_text(text)
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    wait_for_events_of_sync(space, "tls")
     assert list_warnings(space, "tls") == []
 
 

@@ -141,6 +141,12 @@ def make_configuration(
     }
 
 
+def list_failed(space: Namespace) -> set[str]:
+    """Return the names of the SecretSyncs about whose failure there is an event."""
+    failures = (item for item in space.list_objects("events") if item["reason"] == Reason.SYNC_FAILED)
+    return {item["involvedObject"]["name"] for item in failures}
+
+
 @pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
 def test_webhook_that_quotes_the_object_exposes_no_value(
     installed: InstalledRelease, space: Namespace, controller: PodProcess, webhook: WebhookServer, exists: bool
@@ -212,6 +218,7 @@ def test_refusal_with_any_status_exposes_no_value_and_reads_the_vault_rarely(
             # Delete the SecretSync, because its retries would count as calls for the next one.
             status, text = installed.plane.request("DELETE", f"{KIND_PATHS['secretsync'].format(space.name)}/{name}")
             assert status == 200, text
+        eventually(partial(list_failed, space), lambda found: found >= names.keys())
         events = installed.plane.request("GET", KIND_PATHS["events"].format(space.name))[1]
         places = {"events": events, "log": controller.log.read_text()}
         assert not [(where, form) for where, text in places.items() for form in list_forms() if form in text]
