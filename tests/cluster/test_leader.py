@@ -132,13 +132,18 @@ def test_leader_paused_past_its_deadline_writes_nothing(
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
-    # The leader polls every second, so it is paused while it waits for the vault's answer. After the pause, it must not
-    # write the value of this answer.
+    # The leader polls every second, so it is paused while it waits for the new value. The answer arrives during the
+    # pause. After the pause, the leader must not write the value of this answer.
+    installed.emulator.delay(8, "secrets.get", where=space.vault)
+    lists, gets = space.count_calls("secrets.list"), space.count_calls("secrets.get/200")
     space.set_secret("a", "2")
-    installed.emulator.delay(6)
-    time.sleep(2.5)
+    eventually(lambda: space.count_calls("secrets.list"), lambda found: found >= lists + 3)  # a poll saw the version
     os.kill(old.pid, signal.SIGSTOP)
-    installed.emulator.clear_faults()
+    assert space.count_calls("secrets.get/200") == gets
+    installed.emulator.delay(0, "secrets.get", where=space.vault)  # this does not shorten the pending call
+    eventually(lambda: space.count_calls("secrets.get/200"), lambda found: found == gets + 1)
+    assert not is_leader(new)
+    assert space.secret_values("s") == {"k": canary_value("1")}
     eventually(lambda: is_leader(new), lambda found: found, patience=LEASE_DURATION + 5)
     space.set_secret("a", "3")
     space.wait_secret("s", {"k": "3"})
@@ -157,7 +162,7 @@ def test_leader_paused_past_its_deadline_writes_nothing(
 def test_terminated_leader_releases_the_lease_at_once(installed: InstalledRelease, pair: Pair) -> None:
     leader, follower = pair
     assert leader.stop() == 0
-    eventually(lambda: is_leader(follower), lambda found: found, patience=RETRY_PERIOD + 1)
+    eventually(lambda: is_leader(follower), lambda found: found, patience=LEASE_DURATION / 2)
     assert follower.stop() == 0
     assert "holderIdentity" not in lease(installed)
 
