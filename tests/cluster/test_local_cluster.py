@@ -161,7 +161,7 @@ def test_owner_reference_needs_the_right_to_delete(plane: ControlPlane, namespac
     def is_collected() -> bool:
         return plane.kubectl("get", "configmap", "owned", "-n", namespace, "--ignore-not-found") == ""
 
-    eventually(is_collected, bool, patience=5)
+    eventually(is_collected, bool)
 
 
 CRD = """
@@ -290,8 +290,8 @@ def test_all_processes_end_after_their_parent_is_killed(tmp_path: Path) -> None:
         assert len(list_processes(str(folder))) == 4
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        eventually(lambda: list_processes(str(folder)), lambda left: not left, patience=3)
-    eventually(folder.exists, lambda there: not there, patience=3)
+        eventually(lambda: list_processes(str(folder)), lambda left: not left)
+    eventually(folder.exists, lambda there: not there)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -87,7 +87,7 @@ def test_secretsync_can_set_its_own_poll_interval(running: PodProcess, served: N
     served.kubectl("annotate", "secretsync", "t", f"{REFRESH_INTERVAL}=2", "--overwrite")
     for text in ("2", "3"):
         served.set_secret("b", text)
-        served.wait_secret("t", {"k": text}, patience=6)
+        served.wait_secret("t", {"k": text})
 
 
 def test_release_has_no_permission_outside_its_watched_namespace(

@@ -48,7 +48,7 @@ def test_new_value_arrives_within_interval_and_jitter(tuned: Namespace) -> None:
     tuned.apply(tuned.provider_class("a"), tuned.sync("s", {"k": "a"}, secretSyncControllerName=TUNED))
     tuned.wait_secret("s", {"k": "1"})
     tuned.set_secret("a", "2")
-    tuned.wait_secret("s", {"k": "2"}, patience=8)
+    tuned.wait_secret("s", {"k": "2"})
 
 
 def test_disabled_partial_sync_writes_nothing_while_one_key_fails(tuned: Namespace) -> None:
