@@ -68,11 +68,7 @@ class DriftScheduler:
 
     def release(self, moment: float) -> None:
         """Return the place of a check that will not run."""
-        tick = round(moment / TICK)
-        if self.reserved[tick] > 1:
-            self.reserved[tick] -= 1
-        else:
-            del self.reserved[tick]
+        self.reserved[round(moment / TICK)] -= 1
 
     def reset(self) -> None:
         """Return all places."""

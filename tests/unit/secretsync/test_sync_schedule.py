@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +22,7 @@ from controller.runtime.clock import Clock as ProcessClock
 from controller.runtime.work_queue import Key
 from controller.secretsync.sync_resolver import Class, ResolvedSync
 from controller.secretsync.sync_schedule import MAX_PER_TICK, TICK, DriftScheduler, SyncSchedule, first_delay
-from controller.secretsync.work_state import Due, DueAt, OnPoll, Undecided, WorkState
+from controller.secretsync.work_state import Due, DueAt, Fetch, OnPoll, Undecided, WorkState
 from tests.support.builders import make_provider_class, make_sync
 from tests.support.fixed_random import FixedRandom
 
@@ -73,13 +73,10 @@ def test_past_reservations_are_deleted() -> None:
 
 def test_released_place_is_reserved_again() -> None:
     scheduler = DriftScheduler(Clock())
-    moments = [scheduler.reserve(0) for _ in range(MAX_PER_TICK)]
-    assert scheduler.reserve(0) == moments[0] + TICK
-    scheduler.release(moments[0])
-    assert scheduler.reserve(0) == moments[0]
-    for moment in (*moments, moments[0] + TICK):
+    moments = [scheduler.reserve(0) for _ in range(2 * MAX_PER_TICK)]
+    for moment in (moments[0], moments[-1]):
         scheduler.release(moment)
-    assert not scheduler.reserved
+    assert [scheduler.reserve(0) for _ in range(3)] == [moments[0], moments[-1], moments[-1] + TICK]
 
 
 @pytest.mark.parametrize("start", [0.0, 1000.0])
@@ -122,6 +119,7 @@ class ScheduleHarness:
         self.resolved = resolved
         self.requests: list[tuple[SecretSync, Class]] = []
         self.joined: list[tuple[Key, PollGroup, Mapping[str, ObjectVersionRef], float | None]] = []
+        self.on_request: Callable[[], None] = lambda: None
         self.schedule = SyncSchedule(
             SETTINGS,
             cast("SyncResolver", self),
@@ -132,6 +130,7 @@ class ScheduleHarness:
 
     async def resolve_sync(self, sync: SecretSync, source: Class) -> ResolvedSync | Requeue:
         self.requests.append((sync, source))
+        self.on_request()
         if isinstance(self.resolved, Exception):
             raise self.resolved
         return self.resolved
@@ -175,6 +174,21 @@ async def test_sync_that_cannot_wait_for_a_poll_is_due_without_being_resolved(
     harness, state = ScheduleHarness(share), WorkState()
     assert await harness.schedule.decide_due(KEY, sync, source, state) is None
     assert (state.due, state.equal_at, harness.requests, harness.joined) == (DueAt(due), None, [], [])
+
+
+@pytest.mark.parametrize("news", [None, Fetch(NOW, frozenset({"k"}))], ids=["nothing", "a task"])
+async def test_edit_without_effect_leaves_only_later_tasks(news: Fetch | None) -> None:
+    """An event can set a task while the class is parsed."""
+    harness, state = ScheduleHarness(), WorkState()
+    state.on_edit(NOW)
+    state.take_edit(NOW)
+
+    def set_task() -> None:
+        state.pending = news or state.pending
+
+    harness.on_request = set_task
+    assert await harness.schedule.decide_due(KEY, make_synced_sync(600), SOURCE, state) is None
+    assert (state.due, state.pending) == (OnPoll(), news)
 
 
 async def test_attempt_reports_why_a_sync_cannot_be_resolved() -> None:

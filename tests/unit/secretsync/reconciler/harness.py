@@ -52,6 +52,7 @@ class ReconcilerHarness:
         self.resolve_requeues: list[Requeue] = []
         self.drift_checks: list[float] = []
         self.reports: list[tuple[float, Reason | str]] = []
+        self.statuses: list[SecretSyncStatus] = []
         self.warnings: list[tuple[str, ...]] = []
         self.forgotten: list[Key] = []
         self.forgotten_classes: list[Key] = []
@@ -130,6 +131,7 @@ class ReconcilerHarness:
         assert ready
         if answer is ReportResult.DONE and after != before:
             self.reports.append((self.loop.time(), ready.reason))
+            self.statuses.append(after)
             # The API server stores the status, and the watch delivers it.
             found = syncs.get(Key(meta.namespace, meta.name))
             if isinstance(found, SecretSync):

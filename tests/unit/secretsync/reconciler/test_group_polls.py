@@ -8,6 +8,7 @@ import pytest
 from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
 from controller.api.secretsync import GroupPoll, SecretSync
+from controller.config.settings import Settings
 from controller.domain.status import Reportable, next_status
 from controller.errors import ProviderError
 from controller.keyvault.credentials import Identity
@@ -100,6 +101,18 @@ def test_terminating_sync_delays_no_record_and_is_not_polled(harness: Reconciler
     assert not harness.polls
 
 
+def test_sync_that_terminates_during_a_poll_delays_no_record(harness: ReconcilerHarness) -> None:
+    sync_group(harness, "a", "b")
+    harness.poll_seconds = 10
+    harness.advance(HOUR + 1)
+    began = harness.polls[-1]
+    harness.add(delete_later(read_stored_sync(harness, "a")))
+    harness.advance(10)
+    assert read_recorded_times(harness, "b") == [format_time_after(began)]
+
+
+# No drift check notices the deletion later.
+@pytest.mark.parametrize("settings", [Settings(drift_interval=DAY)])
 @pytest.mark.parametrize("remains", [False, True], ids=["deleted", "terminating"])
 def test_sync_deleted_during_its_attempt_is_not_polled(harness: ReconcilerHarness, remains: bool) -> None:
     harness.set_results(EQUAL, make_synced("user", "pass"))

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from controller.akvsync.expand import expand_akvsync
-from controller.api.conditions import Reason
+from controller.api.conditions import ConditionType, Reason
 from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.config.settings import Settings
-from controller.domain.status import Failed, Requeue, Synced
+from controller.domain.status import Failed, Requeue, Synced, find_condition
 from controller.errors import ControllerError, InputError, ObjectError
 from controller.keyvault.credentials import Identity
 from controller.keyvault.poll_group import PollGroup
@@ -496,12 +496,20 @@ def test_poll_of_a_secretsync_that_is_gone_does_nothing(harness: ReconcilerHarne
     assert list(harness.reconciler.own_syncs()) == []
 
 
+def test_secretsync_deleted_before_its_first_attempt_is_forgotten(harness: ReconcilerHarness) -> None:
+    harness.add(make_sync())
+    harness.reconciler.syncs.delete(SHOP)
+    assert harness.forgotten == [SHOP]
+
+
 def test_unreadable_secretsync_is_reported_once_and_synced_when_fixed(harness: ReconcilerHarness) -> None:
     harness.add_class()
     harness.add(Unreadable(metadata=make_sync().metadata, problem="Expected `str` - at `$.spec.serviceAccountName`"))
     harness.advance(DAY)
     assert not harness.synced
     assert harness.reports == [(0, Reason.INPUT_INVALID)]
+    created = find_condition(harness.statuses[-1], ConditionType.SECRET_CREATED)
+    assert (created.status if created else None) == "Unknown"
     message = "this SecretSync cannot be read: Expected `str` - at `$.spec.serviceAccountName`"
     assert harness.reconciler.entries[SHOP].state.reported == message
     assert len(harness.queue) == 1
