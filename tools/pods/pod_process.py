@@ -128,12 +128,12 @@ class PodProcess:
 
     @property
     def running(self) -> bool:
-        """Return whether the process was started and not stopped."""
-        return self._process is not None
+        """Return whether the process was started, and has neither been stopped nor ended by itself."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """Return the id of the running process."""
+        """Return the id of the process that was started last. It may have ended by itself, see `running`."""
         return self._running_process().pid
 
     def start(self) -> None:

@@ -297,6 +297,23 @@ def test_job_runs_to_its_end(tmp_path: Path, program: Path) -> None:
     ]
 
 
+def test_process_that_ends_by_itself_is_not_running(tmp_path: Path, program: Path) -> None:
+    with make_process(tmp_path, program) as workload:
+        (workload.log.parent / "ready").touch()
+        workload.wait_ready()
+        before = workload.running
+        os.kill(workload.pid, signal.SIGKILL)
+        wait_until_ended(workload.pid)
+        assert (before, workload.running) == (True, False)
+        assert workload.wait() == -signal.SIGKILL
+    assert not make_process(tmp_path, program).running
+
+
+def wait_until_ended(pid: int) -> None:
+    """Wait until a child of this process ends. Leave its exit code to its owner."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_process_ends_with_its_parent(tmp_path: Path, program: Path, signal_number: signal.Signals) -> None:
     parent = textwrap.dedent(f"""
