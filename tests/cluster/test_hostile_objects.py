@@ -12,7 +12,7 @@ from controller.api.conditions import Reason
 from controller.api.secretsync import MAX_TEXT
 from controller.kube.informer import MAX_SPEC
 from controller.runtime import budgets
-from tests.support.cluster.harness import KIND_PATHS, eventually
+from tests.support.cluster.harness import KIND_PATHS, canary_value, eventually
 from tests.support.cluster.hostile_inputs import akv_sync_with_notes, nest_managed_fields
 from tests.support.cluster.namespace import Namespace, measure_propagation
 from tests.support.cluster.token_thief import TokenThief
@@ -41,6 +41,12 @@ def editor(space: Namespace) -> TokenThief:
     return found
 
 
+def assert_running(controller: PodProcess, pid: int) -> None:
+    """Check that the process with this id still runs."""
+    assert controller.running, f"the controller has ended:\n{controller.tail()}"
+    assert controller.pid == pid, "the controller has been restarted"
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kind", ["secretsync", "secretproviderclass", "akvsync"])
 def test_deeply_nested_object_stops_neither_the_process_nor_a_sync(
@@ -57,10 +63,15 @@ def test_deeply_nested_object_stops_neither_the_process_nor_a_sync(
         body = nest_managed_fields(manifest, depth) if each == kind else manifest
         answer = editor.send("POST", KIND_PATHS[each].format(space.name), body)
         assert answer.status == 201, answer.text[:500]
-    space.wait_secret("s", {"k": "1"})
-    space.wait_secret("a", {"v0": "1"})
+
+    def read_values() -> list[dict[str, str]]:
+        assert_running(controller, pid)
+        return [space.secret_values("s"), space.secret_values("a")]
+
+    value = canary_value("1")
+    eventually(read_values, lambda found: found == [{"k": value}, {"v0": value}], patience=40)
     assert measure_propagation(neighbour, f"{kind} {depth}") < MAX_DELAY
-    assert controller.pid == pid
+    assert_running(controller, pid)
     # After a restart the controller lists the object.
     controller.kill()
     controller.start()

@@ -85,6 +85,7 @@ class AttackHarness:
         self._leader = self._read_leader()
         self._foreign = self._list_foreign_objects()
         self._own_leases = self._list_leases()
+        self._checked_lines = 0
 
     def _create_neighbour(self) -> Namespace:
         found = Namespace(self.installed)
@@ -136,7 +137,12 @@ class AttackHarness:
 
     def wait_status(self, name: str) -> str:
         """Wait for the status of an attackers' SecretSync. Fail on an internal error. Return the message."""
-        reason, message = eventually(lambda: self.attacked.ready_condition(name), lambda found: found[0], patience=60)
+
+        def read_condition() -> tuple[str, str]:
+            self.assert_running()
+            return self.attacked.ready_condition(name)
+
+        reason, message = eventually(read_condition, lambda found: found[0], patience=60)
         assert reason != Reason.INTERNAL_ERROR, f"{name}: {message}"
         return message
 
@@ -151,7 +157,12 @@ class AttackHarness:
         text = f"{space.name}-{next(_numbers)}"
         space.set_secret("a", text)
         began = time.monotonic()
-        space.wait_secret("s", {"k": text}, patience=120)
+
+        def read_values() -> dict[str, str]:
+            self.assert_running()
+            return space.secret_values("s")
+
+        eventually(read_values, lambda found: found == {"k": canary_value(text)}, patience=120)
         return time.monotonic() - began
 
     def measure_new_namespace(self) -> float:
@@ -177,24 +188,45 @@ class AttackHarness:
 
     def assert_unharmed(self) -> None:
         """Check everything that no attack may change."""
+        self.assert_running()
         waits = [*self.measure_arrivals(), self.measure_new_namespace()]
         assert max(waits) < IN_TIME, f"seconds until new values arrived: {waits}"
-        assert self.controller.pid == self.pid, "the controller has been restarted"
-        assert self.controller.running, "the controller has ended"
         peak = peak_memory(self.pid)
         assert peak < self._limit, f"{peak / 2**20:.0f} MiB of at most {self._limit / 2**20:.0f} MiB"
         assert self._read_leader() == self._leader, "the leader has changed"
-        problems = [*self.find_disclosed_values(), *self.find_unexpected_objects(), *self.find_unprintable_text()]
+        problems = [
+            *self.find_disclosed_values(),
+            *self.find_unexpected_objects(),
+            *self.find_unexpected_errors(),
+            *self.find_unprintable_text(),
+        ]
         assert not problems, "\n".join(problems)
 
+    def assert_running(self) -> None:
+        """Check that the first process still runs. Waits check it too, so that a crash is not reported as a delay."""
+        assert self.controller.running, f"the controller has ended:\n{self.controller.tail()}"
+        assert self.controller.pid == self.pid, "the controller has been restarted"
+
     def find_disclosed_values(self) -> Iterator[str]:
-        """Yield each place outside its Secret that contains a neighbour's value or an unsynced value."""
+        """Yield each place outside its namespace's Secrets that contains a neighbour's value or an unsynced value."""
         values = [canary_value(f"{each.name}-").encode() for each in self.neighbours] + [UNSYNCED_VALUE.encode()]
         responses, self.responses = self.responses, []
         # The responses may contain tokens, because an attacker may request tokens of its own ServiceAccounts.
         yield from (found for found in search_texts(responses, values) if found.startswith("a value"))
         places = [("log", self.controller.log.read_text()), ("metrics", read_metrics(self.controller))]
-        yield from search_texts([*places, *objects(self.plane)], values)
+        stolen = [
+            (f"Secret {self.attacked.name}/{name}", "\n".join(self.attacked.secret_values(name).values()))
+            for name in self.attacked.list_names("secret")
+        ]
+        yield from search_texts([*places, *stolen, *objects(self.plane)], values)
+
+    def find_unexpected_errors(self) -> Iterator[str]:
+        """Yield each new log line about an internal error. The next attempt can remove the error from the status."""
+        lines = self.controller.log.read_text().splitlines()
+        for line in lines[self._checked_lines :]:
+            if '"message": "unexpected ' in line:
+                yield f"the controller met an internal error: {line[:1000]}"
+        self._checked_lines = len(lines)
 
     def find_unexpected_objects(self) -> Iterator[str]:
         """Yield each forbidden creation, change or deletion of an object."""

@@ -82,5 +82,7 @@ def closing_check(harness: AttackHarness) -> Iterator[None]:
     """End all faults, check the invariants, and delete the objects in the attackers' namespace."""
     yield
     harness.emulator.clear_faults()
-    harness.assert_unharmed()
-    harness.clear()
+    try:
+        harness.assert_unharmed()
+    finally:
+        harness.clear()
