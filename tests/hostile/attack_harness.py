@@ -31,6 +31,7 @@ from tests.support.cluster.token_thief import ThiefResponse, TokenThief
 from tests.support.process_stats import peak_memory
 from tools.cli.common import printable
 from tools.cli.doctor import doctor
+from tools.keyvault_emulator import Emulator
 from tools.pods.pod_process import PodProcess
 
 POLL = 2
@@ -271,11 +272,31 @@ class AttackHarness:
             if odd := {each for each in text if not printable.is_printable(each)}:
                 yield f"{place} has {sorted(map(hex, map(ord, odd)))}"
 
-    def run_doctor(self, namespace: str) -> str:
-        """Run `tools/doctor` for a namespace as the cluster's administrator. Return its output."""
-        host = urlsplit(self.emulator.authority).netloc
-        words = ["--kubeconfig", str(self.plane.kubeconfig), "--namespace", namespace, "--allow-host", host]
-        return capture_output(lambda: doctor.main(words))
+    def run_doctor(self, namespace: str, *hosts: str) -> str:
+        """Run `tools/doctor` for a namespace as the cluster's administrator. Return its output.
+
+        It may contact the hosts of the release's cloud and these hosts.
+        """
+        cloud = make_cloud(self.emulator)
+        named = [*(urlsplit(cloud[key]).netloc for key in ("authority", "vaultUrl")), *hosts]
+        words = ["--kubeconfig", str(self.plane.kubeconfig), "--namespace", namespace]
+        return capture_output(
+            lambda: doctor.main([*words, *(word for host in named for word in ("--allow-host", host))])
+        )
+
+    def list_called_vaults(self) -> set[str]:
+        """Return the names of all vaults that a client has called."""
+        return {what.split("/")[0] for what in self.emulator.counters()}
+
+    def count_foreign_calls(self) -> int:
+        """Return how many calls the neighbours' vaults have received without their neighbour's token."""
+        own = {space.vault: space.client for space in self.neighbours}
+        total = 0
+        for what, count in self.emulator.counters(by_client=True).items():
+            vault, _, _, client = what.split("/")
+            if vault in own and client != own[vault]:
+                total += count
+        return total
 
     # The cluster's state
 
@@ -307,6 +328,12 @@ class AttackHarness:
         name = self.controller.env["LEASE_NAME"]
         [lease] = [item for item in self._list(_LEASES) if item["metadata"]["name"] == name]
         return lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]
+
+
+def make_cloud(emulator: Emulator, vault_url: str = "") -> dict[str, str]:
+    """Return the emulator as a cloud whose vaults need name resolution, as Azure's vaults do."""
+    by_name = emulator.vault_pattern.replace("127.0.0.1", "localhost")
+    return {**emulator.cloud, "vaultUrl": vault_url or by_name}
 
 
 def read_memory_limit(installed: InstalledRelease) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.attack_harness import SETTINGS, AttackHarness
+from tests.hostile.attack_harness import SETTINGS, AttackHarness, make_cloud
 from tests.hostile.drawing import SECONDS, SEED
 from tests.support.cluster.harness import (
     InstalledRelease,
@@ -47,12 +47,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Record the seed with each test, because some reports have no header."""
     item.user_properties.append(("hostile_seed", SEED))
     yield
-
-
-def make_cloud(emulator: Emulator, vault_url: str = "") -> dict[str, str]:
-    """Return the emulator as a cloud whose vaults need name resolution, as Azure's vaults do."""
-    by_name = emulator.vault_pattern.replace("127.0.0.1", "localhost")
-    return {**emulator.cloud, "vaultUrl": vault_url or by_name}
 
 
 @pytest.fixture(scope="session", params=PLANES)

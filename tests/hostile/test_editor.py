@@ -50,6 +50,7 @@ def create_object(editor: Attacker, space: Namespace, kind: str, body: Any, *all
 
 def test_known_attacks_of_an_editor_harm_no_neighbour(harness: AttackHarness, editor: Attacker) -> None:
     space = harness.attacked
+    foreign_calls = harness.count_foreign_calls()
     space.set_secret("a", "mine")
     create = partial(create_object, editor, space)
 
@@ -73,11 +74,11 @@ def test_known_attacks_of_an_editor_harm_no_neighbour(harness: AttackHarness, ed
             assert editor.send("PATCH", path, patch, MERGE).status == 200
 
     def use_vault_without_a_role() -> None:
-        names = [f"n{number}" for number in range(40)]
+        names = ["a", *(f"n{number}" for number in range(39))]
         vault = harness.neighbours[0].vault
         create("secretproviderclass", space.provider_class(*names, name="victim", keyvaultName=vault))
         for name in names:
-            create("secretsync", space.sync(name, {"k": name}, secretProviderClassName="victim"))
+            create("secretsync", space.sync(f"of-victim-{name}", {"k": name}, secretProviderClassName="victim"))
 
     def use_identity_of_a_neighbour() -> None:
         victim = harness.neighbours[0]
@@ -92,11 +93,11 @@ def test_known_attacks_of_an_editor_harm_no_neighbour(harness: AttackHarness, ed
         keys = {".dockerconfigjson": "number"}
         create("secretsync", space.sync("number", keys, secretProviderClassName="number", secretObject=typed))
         harness.wait_status("number")
-        places = (
-            str(space.ready_condition("number")),
-            harness.controller.log.read_text(),
-            space.kubectl("get", "events", "-ojson"),
+        # The controller writes the log line and records the event after the status.
+        events = eventually(
+            lambda: [each for each in space.list_objects("events") if each["involvedObject"]["name"] == "number"], bool
         )
+        places = (str(space.ready_condition("number")), harness.controller.log.read_text(), json.dumps(events))
         assert not [place[:200] for place in places if DIGITS[:50] in place]
 
     def create_hostile_texts() -> None:
@@ -114,17 +115,24 @@ def test_known_attacks_of_an_editor_harm_no_neighbour(harness: AttackHarness, ed
 
     harness.run_attacks(
         {
+            # The first attack, because the namespace has a budget for events.
+            "a number of 400 digits": sync_long_number,
             "deeply nested managed fields": create_deeply_nested,
             "an AKVSync that would generate many bytes": create_many_bytes,
             "an AKVSync that the CRD refuses": create_object_above_the_crds_limit,
             "keyvaultName changed 60 times": rename_vault_many_times,
             "a victim's vault without a role on it": use_vault_without_a_role,
             "a neighbour's identity": use_identity_of_a_neighbour,
-            "a number of 400 digits": sync_long_number,
             "hostile texts": create_hostile_texts,
         }
     )
     space.wait_secret("s", {"k": "mine"}, patience=60)
+    for name in space.list_names("secretsync"):
+        harness.wait_status(name)
+    # This also proves that `count_foreign_calls` counts these calls.
+    assert harness.count_foreign_calls() > foreign_calls
+    assert "may not read" in space.wait_reason("of-victim-a", Reason.PROVIDER_ERROR)
+    assert "federated credential" in space.wait_reason("stolen", Reason.PROVIDER_ERROR)
     assert_printable(harness.run_doctor(space.name))
 
 
@@ -161,6 +169,8 @@ def test_frequent_edits_of_a_large_class_delay_no_neighbour(harness: AttackHarne
         )
 
     harness.run_beside_neighbours(make_paced_attack(EDITS_PER_SECOND, SECONDS, edit))
+    # The controller has parsed the class.
+    assert f"it has {dense.count(',') + 1} items" in harness.wait_status("s")
 
 
 def test_slow_pfx_files_delay_no_new_namespace(harness: AttackHarness, editor: Attacker) -> None:
@@ -180,7 +190,7 @@ def test_slow_pfx_files_delay_no_new_namespace(harness: AttackHarness, editor: A
         time.sleep(SECONDS)
 
     harness.run_beside_neighbours(attack)
-    harness.wait_status(names[0])
+    assert "its PFX takes too long to open" in harness.wait_status(names[0])
 
 
 def test_secretsyncs_with_a_foreign_akvsync_as_owner_do_not_affect_it(harness: AttackHarness, editor: Attacker) -> None:
@@ -268,6 +278,9 @@ def test_tools_report_on_deeply_nested_objects(harness: AttackHarness, editor: A
 def test_doctor_does_not_contact_the_host_of_a_fake_release(harness: AttackHarness, editor: Attacker) -> None:
     """Create a Deployment and clouds that imitate those of the release and name the editor's host."""
     space = harness.attacked
+    space.set_secret("a", "mine")
+    create_object(editor, space, "secretproviderclass", space.provider_class("a"))
+    create_object(editor, space, "secretsync", space.sync("s", {"k": "a"}))
     flags = ("--namespace", harness.installed.release, "--output", "json")
     held = json.loads(harness.plane.kubectl("get", "deployment", harness.installed.deployment, *flags))
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -281,7 +294,9 @@ def test_doctor_does_not_contact_the_host_of_a_fake_release(harness: AttackHarne
         path = f"/api/v1/namespaces/{space.name}/configmaps"
         try:
             assert editor.send("POST", path, {"metadata": files, "data": data}).status == 201
-            harness.run_doctor(space.name)
+            text = harness.run_doctor(space.name, address)
+            # The doctor has contacted a cloud, and it was the release's.
+            assert "it accepts the token for identity" in text
             with pytest.raises(BlockingIOError):
                 listening.accept()
         finally:
