@@ -10,7 +10,7 @@ from tests.hostile.answers import BOMB_MIB, HEADERS, STATUSES, make_bomb
 from tests.hostile.attack_harness import AttackHarness
 from tests.hostile.drawing import draw_attacks
 from tests.hostile.texts import HOSTILE, JSONS, NUMBERS, TEXTS, mostly
-from tests.support.cluster.harness import TENANT
+from tests.support.cluster.harness import TENANT, eventually
 
 SECONDS = 6.0
 CHALLENGE = 'Bearer authorization="https://evil.example/x", resource="https://evil.example"'
@@ -56,6 +56,7 @@ def make_known_faults(harness: AttackHarness) -> dict[str, dict[str, Any]]:
 def test_known_attacks_of_a_vault_harm_no_neighbour(harness: AttackHarness) -> None:
     """Run each attack with its own vault, all of them together. Each SecretSync gets a status."""
     space = harness.attacked
+    foreign_calls = harness.count_foreign_calls()
     faults = make_known_faults(harness)
     manifests = []
     for number, fault in enumerate(faults.values()):
@@ -76,6 +77,8 @@ def test_known_attacks_of_a_vault_harm_no_neighbour(harness: AttackHarness) -> N
             continue  # a request lasts for half a minute
         message = harness.wait_status(f"attack-{number}")
         assert len(message) < 2_000, name
+    assert {f"{space.vault}-{number}" for number in range(len(faults))} <= harness.list_called_vaults()
+    assert harness.count_foreign_calls() == foreign_calls
 
 
 ATTRIBUTES = st.dictionaries(
@@ -102,25 +105,35 @@ BODIES = st.one_of(ANSWERS.map(json.dumps), ERRORS.map(json.dumps), TEXTS, st.bi
 
 
 def test_drawn_responses_of_a_vault_harm_no_neighbour(harness: AttackHarness) -> None:
-    """Force syncs with a vault that gives another response to each request."""
+    """Give each response to a new vault, and some of them to a SecretSync that has a value already.
+
+    A new vault is necessary, because after most hostile responses the controller does not call a vault for a time.
+    """
     space = harness.attacked
     space.set_secret("a", "mine")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "mine"})
     before = space.count_calls()
+    vaults: dict[str, str] = {}
 
     def attack(drawn: tuple[int, Any, dict[str, str]]) -> None:
         status, body, headers = drawn
-        calls = space.count_calls()
-        harness.emulator.clear_faults()
-        harness.emulator.fail(status, where=space.vault, body=body, headers=headers)
+        name = f"drawn-{len(vaults)}"
+        vaults[name] = vault = f"{space.vault}-{name}"
+        harness.emulator.add_vault(vault, TENANT)
+        for where in (vault, space.vault):
+            harness.emulator.fail(status, where=where, body=body, headers=headers)
         harness.force_sync("s")
-        until = time.monotonic() + 0.5
-        while space.count_calls() == calls and time.monotonic() < until:
-            time.sleep(0.02)
+        space.apply(
+            space.provider_class("a", name=name, keyvaultName=vault),
+            space.sync(name, {"k": "a"}, secretProviderClassName=name),
+        )
 
     draw_attacks("vault", st.tuples(STATUSES, BODIES, HEADERS), attack)
-    assert space.count_calls() > before
+    for name in vaults:
+        harness.wait_status(name)
+    assert set(vaults.values()) <= harness.list_called_vaults()
+    eventually(space.count_calls, lambda found: found > before)
     harness.emulator.clear_faults()
     harness.wait_status("s")
     assert set(space.secret_values("s")) == {"k"}
