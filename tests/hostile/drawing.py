@@ -26,10 +26,12 @@ def _read_seed() -> int:
 SEED = _read_seed()
 SECONDS = float(os.environ.get("HOSTILE_SECONDS", "5"))
 BATCH = 25
+# A busy machine runs this number of attacks in any case, so that no test passes without an attack.
+AT_LEAST = 11
 
 
 def draw_attacks(name: str, attacks: SearchStrategy[T], attack: Callable[[T], Any]) -> int:
-    """Draw and run attacks until the time is over. Return their number.
+    """Draw and run attacks until the time is over, and at least `AT_LEAST`. Return their number.
 
     The time begins with the first attack, because a busy machine can need the whole time for its draw.
     Do not shrink a failing attack, because the attacks before it have changed the cluster.
@@ -38,7 +40,7 @@ def draw_attacks(name: str, attacks: SearchStrategy[T], attack: Callable[[T], An
     count = 0
 
     for batch in itertools.count():
-        if time.monotonic() >= until:
+        if time.monotonic() >= until and count >= AT_LEAST:
             return count
 
         @seed(f"{SEED} {name} {batch}")
@@ -53,7 +55,7 @@ def draw_attacks(name: str, attacks: SearchStrategy[T], attack: Callable[[T], An
         def run(drawn: T) -> None:
             nonlocal count, until
             until = min(until, time.monotonic() + SECONDS)
-            if time.monotonic() < until:
+            if time.monotonic() < until or count < AT_LEAST:
                 count += 1
                 attack(drawn)
 
