@@ -62,7 +62,7 @@ coverage: setup ## the branches of controller/ that tests/unit alone reach
 	@$(RUN) pytest $(PARALLEL) --durations=10 --cov --cov-report=term $(UNCOVERED:%=--ignore=%) tests/unit
 
 test: assets ## unit, chart and cluster, but no test that takes minutes by nature (options: TEST="-k name", KUBERNETES=1.x.y)
-	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller --tool kustomize-controller
+	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync
 ifdef TEST
 	$(RUN) pytest $(TEST)
 else

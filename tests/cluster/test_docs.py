@@ -27,6 +27,8 @@ from tools.local_cluster.programs import assets, cache
 from tools.release import layout, package
 from tools.release.standalone import zipapps
 
+pytestmark = pytest.mark.long
+
 NODE = "its pod needs a node: tests/node/test_release.py"
 IMAGE = "it needs root: tests/node/test_image.py"
 CI = "it is what CI runs"

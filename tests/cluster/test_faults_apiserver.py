@@ -19,6 +19,8 @@ from tests.support.cluster.namespace import Namespace
 from tools.local_cluster.errors import ClusterError
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def controller(installed: InstalledRelease, proxy: FaultProxy) -> Iterator[PodProcess]:

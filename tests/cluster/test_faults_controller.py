@@ -19,6 +19,8 @@ from tests.support.cluster.harness import InstalledRelease, eventually, is_leade
 from tests.support.invariants import RECOVERY_TIME, SYNCS, assert_intact, wait_until_current
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 # The seed of the random delays. The same seed gives the same delays.
 SEED = 20301
 # All writes that the controller sends for a new SecretSync and for a rotated value.

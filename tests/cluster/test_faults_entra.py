@@ -8,6 +8,8 @@ from tests.support.cluster.fault_harness import SINGLE_CONTROLLER_SETTINGS, Faul
 from tests.support.cluster.harness import eventually
 from tools.keyvault_emulator import Emulator
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:

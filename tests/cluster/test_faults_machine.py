@@ -18,6 +18,8 @@ from tests.support.cluster.machine_faults import MachineFaults
 from tools.pods.pod_emulation import WorkloadError
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 SECONDS = 3.0
 DAY = 86_400.0
 

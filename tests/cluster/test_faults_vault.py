@@ -17,6 +17,8 @@ from tests.support.invariants import RECOVERY_TIME, wait_until_current
 from tools.keyvault_emulator.errors import EmulatorError
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 BAIT = "bait-vault"
 # Each fault has its own vault. All of them fail at the same time.
 FAULTS: dict[str, dict[str, Any]] = {

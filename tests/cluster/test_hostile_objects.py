@@ -19,6 +19,8 @@ from tests.support.cluster.token_thief import TokenThief
 from tests.support.process_stats import resident_mebibytes
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 POLL = 2
 # The seconds within which a new value of another namespace is synced during an attack.
 MAX_DELAY = POLL + 10.0

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
 HOME = "flux-system"
 SITE, SHOP = "site", "shop"
-pytestmark = pytest.mark.own_plane
+pytestmark = [pytest.mark.own_plane, pytest.mark.long]
 Files = Mapping[str, bytes]
 
 

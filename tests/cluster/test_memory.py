@@ -18,6 +18,8 @@ from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.process_memory import count_copies, key_fragment
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 TEXTS = 16
 KEYS = 8
 OTHERS = 100

@@ -27,7 +27,7 @@ from tools.cli.common import helm
 from tools.cli.doctor import doctor
 from tools.pods.pod_process import PodProcess
 
-pytestmark = pytest.mark.since(*SINCE_POLICIES)
+pytestmark = [pytest.mark.since(*SINCE_POLICIES), pytest.mark.long]
 LEASE_SECONDS = 5
 FREED = patience(LEASE_SECONDS) + 2 * PAUSE + 5
 """The maximum time until the second release becomes ready after the first was removed."""
