@@ -1,14 +1,14 @@
 """Count the watch events of a Secret. A controller such as Reloader restarts workloads at each of them."""
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
 import pytest
 
-from tests.support.cluster.harness import KIND_PATHS, canary_value
+from tests.support.cluster.audit import count_probes
+from tests.support.cluster.harness import KIND_PATHS, canary_value, create_object, eventually
 from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
@@ -27,8 +27,13 @@ def count_changes(space: Namespace, *names: str) -> Iterator[dict[str, int]]:
     since = json.loads(plane.request("GET", path)[1])["metadata"]["resourceVersion"]
     changes = dict.fromkeys(names, 0)
     yield changes
-    # The API server sends all events since that resource version.
-    status, text = plane.request("GET", f"{path}?watch=1&resourceVersion={since}&timeoutSeconds=1")
+    # The API server sends all events since that resource version in their order. The last one is that of the marker.
+    marker = f"marker-{since}"
+    create_object(plane, f"namespaces/{space.name}/secrets", marker)
+    status, text = eventually(
+        lambda: plane.request("GET", f"{path}?watch=1&resourceVersion={since}&timeoutSeconds=1"),
+        lambda answer: marker in answer[1],
+    )
     assert status == 200, text
     for line in text.splitlines():
         event = json.loads(line)
@@ -41,6 +46,16 @@ def set_properties(space: Namespace, **properties: str) -> None:
     space.installed.emulator.set_secret(space.vault, "config", json.dumps(properties))
 
 
+def wait_checks(space: Namespace, *names: str) -> None:
+    """Wait until the controller has polled the vault twice more, and probed each of these Secrets twice more."""
+
+    def count_checks() -> tuple[int, int]:
+        return count_probes(space), space.count_calls("secrets.list")
+
+    probes, polls = count_checks()
+    eventually(count_checks, lambda found: found[0] >= probes + 2 * len(names) and found[1] >= polls + 2, patience=40)
+
+
 def test_secret_changes_once_at_a_rotation_and_never_otherwise(space: Namespace, controller: PodProcess) -> None:
     set_properties(space, user=canary_value("me"), password=canary_value("old"))
     objects = "[{kubernetesSecretName: app, mapping: [{dataKey: user, secretInAKV: config, property: user},"
@@ -50,15 +65,14 @@ def test_secret_changes_once_at_a_rotation_and_never_otherwise(space: Namespace,
     for name in names:
         space.wait_secret(name, {"user": "me", "password": "old"})
     with count_changes(space, *names) as changes:
-        time.sleep(3 * INTERVAL)
+        wait_checks(space, *names)
         assert controller.stop() == 0
         controller.start()
-        controller.wait_ready()
-        time.sleep(2 * INTERVAL)
+        wait_checks(space, *names)
     assert changes == {"app": 0, "config": 0}
     with count_changes(space, *names) as changes:
         set_properties(space, user=canary_value("you"), password=canary_value("new"))
         for name in names:
             space.wait_secret(name, {"user": "you", "password": "new"})
-        time.sleep(3 * INTERVAL)
+        wait_checks(space, *names)
     assert changes == {"app": 1, "config": 1}
