@@ -5,12 +5,14 @@ The controller makes the calls of initial syncs first and honors Retry-After.
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.bench.harness import NEVER
 from tests.bench.meter import Meter
 from tests.support.cluster.harness import InstalledRelease, eventually
+from tests.support.cluster.machine_faults import MachineFaults
 from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
@@ -65,8 +67,9 @@ def has_all_new_secrets(space: Namespace) -> bool:
 
 
 def test_throttled_vault_serves_initial_syncs_first_and_then_all_others(
-    space: Namespace, installed: InstalledRelease, controller: PodProcess
+    space: Namespace, installed: InstalledRelease, controller: PodProcess, tmp_path: Path
 ) -> None:
+    installed.emulator.set_clock(-10)  # the controller would read a value twice if it changed just before the read
     for name in [*OLD, *NEW, *KEYS]:
         space.set_secret(name, "1")
     space.apply(space.provider_class(*OLD, *NEW, *KEYS), *(space.sync(name, {"k": name}) for name in OLD))
@@ -76,8 +79,8 @@ def test_throttled_vault_serves_initial_syncs_first_and_then_all_others(
     space.apply(*(space.sync(name, {"k": name}) for name in NEW), space.sync("many", {name: name for name in KEYS}))
     for name in OLD:
         space.set_secret(name, "2")
-    # The poll is then due when the controller starts, and no value changed so recently that it would be read twice.
-    time.sleep(INTERVAL)
+    installed.emulator.set_clock(0)
+    MachineFaults(controller, tmp_path).set_clock_offset(INTERVAL)  # the poll is due when the controller starts
     controller.start()
     meter = Meter(installed, space, controller)
     installed.emulator.throttle(space.vault, LIMIT, RETRY_AFTER)
