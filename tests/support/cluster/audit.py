@@ -14,10 +14,12 @@ def count_probes(space: Namespace) -> int:
     return sum(entry["verb"] == "patch" for entry in _requests(space))
 
 
-def count_refused_writes(space: Namespace, user: str) -> int:
-    """Return how many writes of the namespace's Secrets the API server refused to that user with HTTP 422."""
+def count_refused_dry_runs(space: Namespace, user: str) -> int:
+    """Return how many dry runs for the namespace's Secrets the API server refused to that user with HTTP 422."""
     return sum(
-        entry["user"]["username"] == user and entry["responseStatus"]["code"] == HTTPStatus.UNPROCESSABLE_ENTITY
+        entry["user"]["username"] == user
+        and "dryRun=All" in entry["requestURI"]
+        and entry["responseStatus"]["code"] == HTTPStatus.UNPROCESSABLE_ENTITY
         for entry in _requests(space)
     )
 
