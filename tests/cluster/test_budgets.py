@@ -90,8 +90,8 @@ def test_hostile_client_of_metrics_delays_neither_probes_nor_namespaces(
 
     held = read_holder()
     before, probes, waits = resident_mebibytes(controller.pid), [], []
-    with MetricsFlood(controller, 200):
-        time.sleep(2)
+    with MetricsFlood(controller, 200) as flood:
+        flood.wait_connected()
         for number in range(5):
             waits.append(measure_propagation(neighbour, f"h{number}"))
             probes += [measure_probe(controller, path) for path in ("/healthz", "/readyz") for _ in range(5)]

@@ -34,7 +34,11 @@ class MetricsFlood:
         self._port = int(controller.env["LISTEN_PORT"])
         self._end = threading.Event()
         kinds = (self._does_not_read, self._drips, self._reconnects)
-        self._threads = [threading.Thread(target=self._run, args=(kinds[n % 3],), daemon=True) for n in range(count)]
+        self._connected = [threading.Event() for _ in range(count)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(kinds[number % 3], connected), daemon=True)
+            for number, connected in enumerate(self._connected)
+        ]
 
     def __enter__(self) -> "MetricsFlood":
         for thread in self._threads:
@@ -46,9 +50,15 @@ class MetricsFlood:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, kind: object) -> None:
+    def wait_connected(self, patience: float = 30.0) -> None:
+        """Wait until each connection has been open once."""
+        deadline = time.monotonic() + patience
+        assert all(each.wait(deadline - time.monotonic()) for each in self._connected), "the flood has not begun"
+
+    def _run(self, kind: object, connected: threading.Event) -> None:
         while not self._end.wait(0.01):
             with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 2) as connection:
+                connected.set()
                 connection.settimeout(2)
                 kind(connection)  # type: ignore[operator]
 
