@@ -21,7 +21,7 @@ from tools.pods.pod_process import PodProcess
 
 HEALTH_CHECKS = helm.CHART / "gitops" / "argocd-health-checks.yaml"
 JOB = f"{helm.RELEASE}-akv-secret-store-crds"
-pytestmark = pytest.mark.own_plane
+pytestmark = [pytest.mark.own_plane, pytest.mark.long]
 SECONDS = 240
 Manifest = dict[str, Any]
 

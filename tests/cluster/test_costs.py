@@ -12,6 +12,8 @@ from tests.support.cluster.harness import InstalledRelease
 from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 COUNT = 100
 PAGES = math.ceil(COUNT / 25)
 INTERVAL = 15.0

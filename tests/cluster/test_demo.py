@@ -16,6 +16,8 @@ from tools.demonstration.stage import Console
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = re.compile(r"^=== \d+\. (.*)$", re.MULTILINE)
 

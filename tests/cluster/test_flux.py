@@ -34,7 +34,7 @@ from tools.release.azure import flux
 PATIENCE = 180.0
 JOB = f"{helm.RELEASE}-akv-secret-store-crds"
 DOOMED = "doomed"
-pytestmark = pytest.mark.own_plane
+pytestmark = [pytest.mark.own_plane, pytest.mark.long]
 _versions = (f"0.{minor}.0" for minor in itertools.count(90))
 """Versions that are higher than the chart's current version."""
 

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from tests.support.certificates import encode_pem_bundle, issue_certificate
+from tests.support.cluster.audit import count_probes
 from tests.support.cluster.harness import canary_value, eventually
-from tests.support.cluster.namespace import Namespace, count_probes
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 INTERVAL = 2

@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 
 from controller.app import GRACE_SECONDS
+from tests.support.cluster.audit import count_probes
 from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, StartController, canary_value, eventually
-from tests.support.cluster.namespace import Namespace, count_probes
+from tests.support.cluster.namespace import Namespace
 from tools.codegen.deployment import PROBE_SECRET_TYPE
 from tools.local_cluster.errors import ClusterError
 from tools.pods.pod_emulation import WorkloadError

@@ -13,6 +13,8 @@ from tests.support.cluster.namespace import Namespace
 from tests.support.process_stats import resident_mebibytes
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 OBJECTS, MATCHING, PAGES = 5_000, 50, 200
 POLL = 15
 SELECT = {"select": {"namePrefix": "shop-"}}

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from tests.support.cluster.audit import count_probes
 from tests.support.cluster.harness import canary_value, eventually
-from tests.support.cluster.namespace import Namespace, count_probes
+from tests.support.cluster.namespace import Namespace
 
 UP_TO_DATE = "UpdateNoValueChangeSucceeded"
 WRITTEN = "UpdateValueChangeOrForceUpdateSucceeded"

@@ -16,6 +16,8 @@ from tests.support.cluster.machine_faults import MachineFaults
 from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
+pytestmark = pytest.mark.long
+
 LIMIT, RETRY_AFTER = 25, 10
 INTERVAL = 30
 OLD = [f"old-{number}" for number in range(10)]

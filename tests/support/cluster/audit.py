@@ -10,7 +10,11 @@ from tests.support.cluster.namespace import Namespace
 
 
 def count_probes(space: Namespace) -> int:
-    """Return how many patches of the namespace's Secrets the API server has received. A probe is an empty patch."""
+    """Return how often a Secret of the namespace was patched since the test module began.
+
+    Each drift check sends an empty patch of the Secret. A write is also a patch, so a test must count from a moment
+    after which nothing is written.
+    """
     return sum(entry["verb"] == "patch" for entry in _requests(space))
 
 

@@ -14,7 +14,6 @@ from tests.support.cluster.harness import (
     TENANT,
     TIMEOUT,
     InstalledRelease,
-    audit_lines,
     canary_value,
     create_object,
     decode_nested_json,
@@ -235,21 +234,6 @@ def create_without_labels(space: Namespace) -> tuple[int, dict[str, str]]:
     path = f"{KIND_PATHS['secret'].format(space.name)}?dryRun=All"
     status, text = space.installed.plane.request("POST", path, {"metadata": {"name": "probe"}})
     return status, json.loads(text)["metadata"].get("labels", {})
-
-
-def count_probes(space: Namespace) -> int:
-    """Return how often a Secret of the namespace was patched since the test module began.
-
-    Each drift check sends an empty patch of the Secret. A write is also a patch, so a test must count from a moment
-    after which nothing is written.
-    """
-    return sum(
-        line["verb"] == "patch"
-        and line["objectRef"].get("namespace") == space.name
-        and line["objectRef"]["resource"] == "secrets"
-        for line in map(json.loads, audit_lines(space.installed.plane))
-        if "objectRef" in line
-    )
 
 
 def measure_propagation(space: Namespace, text: str) -> float:
