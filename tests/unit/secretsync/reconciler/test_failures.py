@@ -53,7 +53,7 @@ def test_repeated_failure_is_reported_once_and_backs_off(harness: ReconcilerHarn
 
 
 def test_blocked_secretsyncs_of_a_namespace_share_their_checks(harness: ReconcilerHarness) -> None:
-    """The generation tells the many SecretSyncs of one namespace from the one of another."""
+    """The SecretSync of the other namespace has generation 2, so that its checks are counted separately."""
     harness.outcome = OwnershipError("the Secret has another owner")
     harness.add_class()
     harness.add(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(2_000)))
