@@ -11,9 +11,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # these tests wait, so there are more workers than cores.
 PARALLEL := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist worksteal
 # Of the other suites a worker has one module at a time, and in tests/cluster a control plane for one after another. These
-# tests wait more than they compute; the slowest modules come first (their conftest.py).
+# tests wait more than they compute; the slowest modules come first (their conftest.py). .ci/run sets CLUSTER_WORKERS.
 PARALLEL_NODE := -n $(shell nproc) --dist loadfile
-PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist loadfile --no-loadscope-reorder
+CLUSTER_WORKERS ?= $(shell echo $$(( $$(nproc) * 2 )))
+PARALLEL_CLUSTER = -n $(CLUSTER_WORKERS) --dist loadfile --no-loadscope-reorder
 # Each of the two control planes of tests/hostile has a worker of its own.
 PARALLEL_HOSTILE := -n 2 --dist loadscope
 # Tracing makes these four times as long. The first bounds times; tests/unit/crd_upgrade reads YAML, too. The second
