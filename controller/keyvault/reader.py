@@ -62,7 +62,7 @@ class VaultReader:
             )
             for version in versions:
                 if isinstance(ids, ControllerError):
-                    keep(version, ids)
+                    results[version] = ids
                 else:
                     keep(version, await self._read_value(version, ids, since, first))
 

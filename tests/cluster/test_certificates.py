@@ -69,19 +69,13 @@ def wait_values(space: Namespace, name: str, **wanted: str) -> None:
 def list_warnings(space: Namespace, name: str) -> list[str]:
     """Return the messages of the warning events about a synced SecretSync."""
     return [
-        item["message"]
-        for item in space.list_objects("events")
-        if (item["involvedObject"]["name"], item["reason"], item["type"]) == (name, ATTENTION, "Warning")
+        item["message"] for item in space.list_events(name) if (item["reason"], item["type"]) == (ATTENTION, "Warning")
     ]
 
 
 def wait_for_events_of_sync(space: Namespace, name: str) -> None:
     """Wait until all events of the first sync exist. The controller sends the event about the status last."""
-
-    def list_kinds() -> list[str]:
-        return [item["type"] for item in space.list_objects("events") if item["involvedObject"]["name"] == name]
-
-    eventually(list_kinds, lambda found: "Normal" in found)
+    eventually(lambda: [item["type"] for item in space.list_events(name)], lambda found: "Normal" in found)
 
 
 @pytest.mark.parametrize("kind", ["EC", "RSA"])

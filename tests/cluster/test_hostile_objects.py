@@ -12,7 +12,7 @@ from controller.api.conditions import Reason
 from controller.api.secretsync import MAX_TEXT
 from controller.kube.informer import MAX_SPEC
 from controller.runtime import budgets
-from tests.support.cluster.harness import KIND_PATHS, canary_value, eventually
+from tests.support.cluster.harness import KIND_PATHS, assert_running, canary_value, eventually
 from tests.support.cluster.hostile_inputs import akv_sync_with_notes, nest_managed_fields
 from tests.support.cluster.namespace import Namespace, measure_propagation
 from tests.support.cluster.token_thief import TokenThief
@@ -41,12 +41,6 @@ def editor(space: Namespace) -> TokenThief:
     path = KIND_PATHS["secretsync"].format(space.name)
     eventually(lambda: found.send("GET", path).status, lambda status: status == 200)
     return found
-
-
-def assert_running(controller: PodProcess, pid: int) -> None:
-    """Check that the process with this id still runs."""
-    assert controller.running, f"the controller has ended:\n{controller.tail()}"
-    assert controller.pid == pid, "the controller has been restarted"
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

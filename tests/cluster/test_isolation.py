@@ -25,7 +25,7 @@ from tests.support.cluster.harness import (
     read_metrics,
     wait_for_deleted_namespaces,
 )
-from tests.support.cluster.namespace import Namespace
+from tests.support.cluster.namespace import Namespace, past_time
 from tools.pods.pod_process import PodProcess
 
 POLL = 2
@@ -123,8 +123,7 @@ def read_as_viewer(space: Namespace, name: str, version: str) -> Any:
 
 def is_reported(space: Namespace, name: str) -> bool:
     """Return whether the SecretSync has a status and an event."""
-    events = json.loads(space.kubectl("get", "events", "-o", "json"))["items"]
-    return space.ready_condition(name)[0] != "" and any(item["involvedObject"]["name"] == name for item in events)
+    return space.ready_condition(name)[0] != "" and bool(space.list_events(name))
 
 
 def list_series(space: Namespace, controller: PodProcess) -> set[str]:
@@ -154,9 +153,8 @@ def test_status_events_and_metrics_do_not_depend_on_the_value(space: Namespace, 
     eventually(partial(list_series_twice, space, controller), lambda found: found[0] == found[1], patience=60)
     pins = {"pin-a1": "4711", "pin-b2": "4711", "pin-c3": "0042", "pin-d4": "x" * 999}
     emulator = space.installed.emulator
-    emulator.set_clock(-10)  # a value fetched just after its change is fetched again, and both calls are counted
-    ids = {name: emulator.set_secret(space.vault, name, pin).rpartition("/")[2] for name, pin in pins.items()}
-    emulator.set_clock(0)
+    with past_time(emulator):
+        ids = {name: emulator.set_secret(space.vault, name, pin).rpartition("/")[2] for name, pin in pins.items()}
     seen: list[Any] = []
     labels: list[set[str]] = []
     for name, version in ids.items():

@@ -14,7 +14,7 @@ import pytest
 from controller.domain.decode_values import PEM, PFX
 from tests.support.certificates import encode_pem_bundle, encode_pfx, generate_key, issue_certificate
 from tests.support.cluster.harness import eventually
-from tests.support.cluster.namespace import Namespace
+from tests.support.cluster.namespace import Namespace, past_time
 from tests.support.cluster.process_memory import count_copies, key_fragment
 from tools.pods.pod_process import PodProcess
 
@@ -40,10 +40,9 @@ def settings() -> dict[str, str]:
 def sync_values(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_object: str) -> None:
     """Sync each value (a text and its content type) into a Secret with its name. Wait until the Secrets exist."""
     emulator = space.installed.emulator
-    emulator.set_clock(-10)  # the controller would fetch a value again if it changed in the second of the fetch
-    for name, (text, kind) in values.items():
-        emulator.set_secret(space.vault, name, text, content_type=kind or None)
-    emulator.set_clock(0)
+    with past_time(emulator):
+        for name, (text, kind) in values.items():
+            emulator.set_secret(space.vault, name, text, content_type=kind or None)
     first = next(iter(values))
     keys = ("tls.crt", "tls.key") if secret_object else ()
     syncs = [

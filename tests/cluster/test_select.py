@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.cluster.akv_syncs import SYNCED, list_parts, ready_condition, wait_gone, wait_ready
 from tests.support.cluster.harness import canary_value, eventually
-from tests.support.cluster.namespace import Namespace
+from tests.support.cluster.namespace import Namespace, past_time
 
 SHOP = {"select": {"namePrefix": "shop-", "tags": {"app": "shop"}}, "stripPrefix": "shop-", "whenGone": "Remove"}
 POLL = 4
@@ -17,9 +17,8 @@ def settings() -> dict[str, str]:
 
 def set_tagged_secret(space: Namespace, name: str, text: str, app: str = "shop") -> None:
     emulator = space.installed.emulator
-    emulator.set_clock(-10)  # the controller would fetch a value again if it changed in the second of the fetch
-    emulator.set_secret(space.vault, name, canary_value(text), tags={"app": app})
-    emulator.set_clock(0)
+    with past_time(emulator):
+        emulator.set_secret(space.vault, name, canary_value(text), tags={"app": app})
 
 
 def wait_secret_names(space: Namespace, *wanted: str) -> None:

@@ -1,7 +1,5 @@
 """Test syncing, rotation, edits, deletion and restoration of one secret on a real API server."""
 
-import json
-
 import pytest
 
 from tests.support.cluster.audit import count_probes
@@ -51,8 +49,7 @@ def test_force_synchronization_writes_a_new_value_and_reports_it(space: Namespac
     space.force_sync("token")
     assert space.wait_reason("token", UP_TO_DATE) == f"1 key equal to Key Vault {space.vault}"
     assert space.get("secret", "token")["metadata"]["resourceVersion"] == before
-    events = json.loads(space.kubectl("get", "events", "--output", "json"))["items"]
-    assert {item["reason"] for item in events if item["involvedObject"]["name"] == "token"} >= {WRITTEN}
+    assert {item["reason"] for item in space.list_events("token")} >= {WRITTEN}
 
 
 def test_edit_of_the_secretsync_is_synced_at_once(space: Namespace) -> None:

@@ -19,6 +19,7 @@ from tests.support.cluster.harness import (
     KIND_PATHS,
     MANAGED_LABEL,
     InstalledRelease,
+    assert_running,
     canary_value,
     create_object,
     decode_nested_json,
@@ -205,8 +206,7 @@ class AttackHarness:
 
     def assert_running(self) -> None:
         """Check that the first process still runs. Waits check it too, so that a crash is not reported as a delay."""
-        assert self.controller.running, f"the controller has ended:\n{self.controller.tail()}"
-        assert self.controller.pid == self.pid, "the controller has been restarted"
+        assert_running(self.controller, self.pid)
 
     def find_disclosed_values(self) -> Iterator[str]:
         """Yield each place outside its namespace's Secrets that contains a neighbour's value or an unsynced value."""

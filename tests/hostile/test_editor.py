@@ -94,9 +94,7 @@ def test_known_attacks_of_an_editor_harm_no_neighbour(harness: AttackHarness, ed
         create("secretsync", space.sync("number", keys, secretProviderClassName="number", secretObject=typed))
         harness.wait_status("number")
         # The controller writes the log line and records the event after the status.
-        events = eventually(
-            lambda: [each for each in space.list_objects("events") if each["involvedObject"]["name"] == "number"], bool
-        )
+        events = eventually(lambda: space.list_events("number"), bool)
         places = (str(space.ready_condition("number")), harness.controller.log.read_text(), json.dumps(events))
         assert not [place[:200] for place in places if DIGITS[:50] in place]
 

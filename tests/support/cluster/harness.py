@@ -205,6 +205,12 @@ def read_metrics(workload: PodProcess) -> str:
     return text.decode()
 
 
+def assert_running(workload: PodProcess, pid: int) -> None:
+    """Check that the process with this id still runs. A crash shows at once in a wait that makes this check."""
+    assert workload.running, f"the controller has ended:\n{workload.tail()}"
+    assert workload.pid == pid, "the controller has been restarted"
+
+
 def is_leader(workload: PodProcess) -> bool:
     """Return whether the controller holds the lease."""
     return "akv_secret_store_leader 1.0" in read_metrics(workload)

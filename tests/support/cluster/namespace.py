@@ -162,6 +162,10 @@ class Namespace:
         """Return the names of all objects of a kind of `KIND_PATHS`, sorted."""
         return sorted(item["metadata"]["name"] for item in self.list_objects(kind))
 
+    def list_events(self, name: str) -> list[dict[str, Any]]:
+        """Return the events about the objects of this name."""
+        return [item for item in self.list_objects("events") if item["involvedObject"]["name"] == name]
+
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """Return the object of a kind of `KIND_PATHS`, or {} if there is none. Raise `ClusterError` otherwise."""
         try:
@@ -206,6 +210,19 @@ class Namespace:
         """Return how many calls this namespace's vault has received."""
         counters = self.installed.emulator.counters()
         return sum(count for what, count in counters.items() if what.startswith(f"{self.vault}/{operation}"))
+
+
+@contextlib.contextmanager
+def past_time(emulator: Emulator) -> Iterator[None]:
+    """Set values in the vault as they were set ten seconds ago.
+
+    The controller fetches a value again if it changed in the second of the fetch.
+    """
+    emulator.set_clock(-10)
+    try:
+        yield
+    finally:
+        emulator.set_clock(0)
 
 
 @contextlib.contextmanager

@@ -303,15 +303,10 @@ def test_process_that_ends_by_itself_is_not_running(tmp_path: Path, program: Pat
         workload.wait_ready()
         before = workload.running
         os.kill(workload.pid, signal.SIGKILL)
-        wait_until_ended(workload.pid)
+        wait_until_gone(workload.pid)
         assert (before, workload.running) == (True, False)
         assert workload.wait() == -signal.SIGKILL
     assert not make_process(tmp_path, program).running
-
-
-def wait_until_ended(pid: int) -> None:
-    """Wait until a child of this process ends. Leave its exit code to its owner."""
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
