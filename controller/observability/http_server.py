@@ -77,6 +77,7 @@ class BoundedConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Pass the call, and set `lost`."""
+        self._transport = None  # a lost transport cannot be aborted
         self._inner.connection_lost(error)
         self.lost.set()
 
@@ -84,6 +85,11 @@ class BoundedConnection(asyncio.Protocol):
     def buffered_bytes(self) -> int:
         """Return how many bytes wait in memory for the client to read them."""
         return self._transport.get_write_buffer_size() if isinstance(self._transport, asyncio.WriteTransport) else 0
+
+    @property
+    def is_closing(self) -> bool:
+        """Return whether the connection ends as soon as the client has read what waits in memory."""
+        return self._transport is not None and self._transport.is_closing()
 
     def abort(self) -> None:
         """Close the connection at once, and drop data that was not sent yet."""

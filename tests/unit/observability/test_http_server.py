@@ -5,8 +5,8 @@ import contextlib
 import errno
 import socket
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -22,6 +22,7 @@ from controller.observability.http_server import (
 )
 from controller.observability.telemetry import Metrics
 
+T = TypeVar("T")
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -61,6 +62,14 @@ async def harness() -> AsyncIterator[ServersHarness]:
     harness = ServersHarness()
     yield harness
     await harness.servers.stop()
+
+
+async def eventually(read: Callable[[], T | None]) -> T:
+    """Call `read` until it returns something. Fail after 10 seconds."""
+    async with asyncio.timeout(10):
+        while not (found := read()):  # noqa: ASYNC110 -- no event shows this state
+            await asyncio.sleep(0.01)
+    return found
 
 
 async def is_closed_within(reader: asyncio.StreamReader, seconds: float) -> bool:
@@ -193,17 +202,41 @@ async def test_client_that_does_not_read_is_closed_with_a_small_buffer(
     reader, writer = await harness.connect()
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     writer.write(GET)
-    for _ in range(150):
-        if connection := find_buffered(harness):
-            break
-        await asyncio.sleep(0.01)
-    assert connection
+    connection = await eventually(lambda: find_buffered(harness))
     assert connection.buffered_bytes <= 3 * http_server.PIECE
-    async with asyncio.timeout(10):
-        await connection.lost.wait()
-    assert not harness.servers.metrics_listener.connection_counts
+    await eventually(lambda: not harness.servers.metrics_listener.connection_counts)
     writer.close()
     del reader
+
+
+async def test_client_that_reads_the_last_bytes_late_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server closes the connection while the end of the text still waits in memory."""
+    create = socket.create_server
+
+    def create_with_small_buffers(address: tuple[str, int], **options: Any) -> socket.socket:
+        listening = create(address, **options)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
+        return listening
+
+    monkeypatch.setattr(socket, "create_server", create_with_small_buffers)
+    harness = ServersHarness()
+    await harness.enlarge_metrics(http_server.PIECE // 2)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", harness.port))
+    await loop.sock_sendall(client, GET)
+    connection = await eventually(lambda: find_buffered(harness))
+    await eventually(lambda: connection.is_closing)
+    text = b""
+    while piece := await loop.sock_recv(client, 2**16):
+        text += piece
+    client.close()
+    head, _, body = text.partition(b"\r\n\r\n")
+    assert b"Content-Length: %d\r\n" % len(body) in head
+    await eventually(lambda: not harness.servers.metrics_listener.connection_counts)
+    await harness.servers.stop()
 
 
 @pytest.mark.parametrize(
