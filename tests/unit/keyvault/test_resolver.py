@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import resource
 import socket
 import threading
@@ -97,7 +98,10 @@ async def test_default_resolver_resolves_localhost() -> None:
 async def test_lookup_without_a_free_descriptor_reports_the_limit_of_files() -> None:
     """The system's resolver reports an unknown name if it cannot open /etc/hosts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    first_free = os.dup(0)
+    os.close(first_free)
+    # With a limit of 0, poll() would also fail in the threads of other tests.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
     try:
         with pytest.raises(OSError) as failed:  # noqa: PT011 - the number is checked below
             await resolve(FairResolver(FakeNameServer()), "a", "no-hosts-file")

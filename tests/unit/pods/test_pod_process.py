@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cluster.harness import eventually
 from tests.support.pids import wait_until_gone
 from tools.pods import pod_emulation
 from tools.pods.pod_emulation import WorkloadError
@@ -301,10 +302,9 @@ def test_process_that_ends_by_itself_is_not_running(tmp_path: Path, program: Pat
     with make_process(tmp_path, program) as workload:
         (workload.log.parent / "ready").touch()
         workload.wait_ready()
-        before = workload.running
+        assert workload.running
         os.kill(workload.pid, signal.SIGKILL)
-        wait_until_gone(workload.pid)
-        assert (before, workload.running) == (True, False)
+        eventually(lambda: workload.running, lambda running: not running, 5.0)
         assert workload.wait() == -signal.SIGKILL
     assert not make_process(tmp_path, program).running
 
