@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 # pytest-xdist: of tests/unit and tests/chart any worker takes any test, and idle ones take over what is left. Some of
 # these tests wait, so there are more workers than cores.
-PARALLEL := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist worksteal
+PARALLEL := -n $(shell echo $$(( $$(nproc) * 2 ))) --dist worksteal
 # Of the other suites a worker has one module at a time, and in tests/cluster a control plane for one after another. These
 # tests wait more than they compute; the slowest modules come first (their conftest.py). .ci/run sets CLUSTER_WORKERS.
 PARALLEL_NODE := -n $(shell nproc) --dist loadfile
