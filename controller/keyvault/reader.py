@@ -20,9 +20,9 @@ from controller.runtime.coalesce import CoalescingCache
 # several batches of readers.
 MAX_SHARED = 256
 KEEP_SHARED = 2.0
-# Maximum bytes of the values that one read returns: four times those of a Secret, as a key can be one property of a
-# value. A namespace has at most 32 reads at a time, so it cannot fill the memory.
-MAX_READ = 4 * 2**20
+# Maximum bytes of the values that one read returns: twice those of a Secret, as a key can be one property of a value. A
+# namespace has at most 32 reads at a time. Together they take at most a quarter of the container's memory.
+MAX_READ = 2 * 2**20
 
 
 class VaultReader:

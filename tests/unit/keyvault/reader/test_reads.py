@@ -51,7 +51,7 @@ async def test_values_of_one_read_are_bounded_together(harness: ReaderHarness) -
     (error,) = (item for item in found if isinstance(item, ControllerError))
     assert isinstance(error, InputError)
     assert error.message == (
-        "its objects in Key Vault shop have more than 4 MiB together, and a Secret has at most 1 MiB;"
+        "its objects in Key Vault shop have more than 2 MiB together, and a Secret has at most 1 MiB;"
         " split the SecretSync"
     )
     assert await harness.read(refs[0]) == ["x" * size]
