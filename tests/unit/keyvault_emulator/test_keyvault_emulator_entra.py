@@ -124,7 +124,9 @@ def test_mismatched_assertion_is_refused_with_entras_text(
         (400, "invalid_request", 900144, {"scope": None}),
         (400, "unsupported_grant_type", 70003, {"grant_type": "password"}),
         (400, "invalid_scope", 1002012, {"scope": "https://vault.azure.net/user_impersonation"}),
+        (400, "invalid_scope", 1002012, {"scope": "openid offline_access profile"}),
         (400, "invalid_scope", 70011, {"scope": "vault"}),
+        (400, "invalid_scope", 70011, {"scope": f"{SCOPE} https://graph.microsoft.com/.default"}),
         (400, "invalid_resource", 500011, {"scope": "https://elsewhere.example/.default"}),
         (401, "invalid_client", 7000218, {"client_assertion": None}),
         (400, "invalid_request", 50027, {"client_assertion": "rubbish"}),
@@ -136,6 +138,12 @@ def test_invalid_request_is_refused_with_entras_text(
     got, body = post(emulator_harness, **changes)  # type: ignore[arg-type]
     assert (got, body["error"], body["error_codes"]) == (status, error, [code])
     assert body["error_description"].startswith(f"AADSTS{code}: ")
+
+
+def test_scopes_of_openid_beside_a_resource_are_ignored(emulator_harness: EmulatorHarness) -> None:
+    status, body = post(emulator_harness, scope=f"{SCOPE} openid offline_access profile")
+    assert status == 200, body
+    assert jwt.decode(body["access_token"], options={"verify_signature": False})["aud"] == "https://vault.azure.net"
 
 
 def test_subject_of_another_issuer_is_refused(emulator_harness: EmulatorHarness) -> None:

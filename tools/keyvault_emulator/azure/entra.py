@@ -26,6 +26,9 @@ RESOURCES = {
 }
 """The resources of tokens. The last two exist to test a vault with a token for another resource."""
 
+OPENID_SCOPES = {"openid", "offline_access", "profile"}
+"""MSAL for Go adds these scopes to each request. Entra ignores them in a client credential flow."""
+
 DOCUMENTATION = "https://learn.microsoft.com/entra/workload-id/workload-identity-federation"
 
 
@@ -186,17 +189,17 @@ def _read_parameters(form: Mapping[str, str], request: _TokenRequest) -> tuple[s
     if form["grant_type"] != "client_credentials":
         text = f"The app requested an unsupported grant type '{form['grant_type']}'."
         raise request.refuse(400, "unsupported_grant_type", 70003, text)
-    scope = form["scope"]
-    if " " in scope or "://" not in scope:
-        text = f"The provided request must include a 'scope' input parameter. The scope {scope} is not valid."
+    scope = " ".join(each for each in form["scope"].split() if each not in OPENID_SCOPES)
+    if scope and (" " in scope or "://" not in scope):
+        text = f"The provided request must include a 'scope' input parameter. The scope {form['scope']} is not valid."
         raise request.refuse(400, "invalid_scope", 70011, text)
     if not scope.endswith("/.default"):
         raise request.refuse(
             400,
             "invalid_scope",
             1002012,
-            f"The provided value for scope {scope} is not valid. Client credential flows must have a scope value with "
-            "/.default suffixed to the resource identifier (application ID URI).",
+            f"The provided value for scope {form['scope']} is not valid. Client credential flows must have a scope "
+            "value with /.default suffixed to the resource identifier (application ID URI).",
         )
     resource = scope.removesuffix("/.default")
     if resource not in RESOURCES:
