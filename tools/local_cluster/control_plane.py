@@ -63,7 +63,8 @@ class ControlPlane:
     release such as "1.37.2" (default: the environment's KUBERNETES, or DEFAULT_KUBERNETES). `issuer` is the issuer of
     service account tokens (default: `url`). `apiserver_flags` replace the flags of the same name. With `with_node`, as
     root, there are a scheduler and a `node` that runs pods, and the API server listens on an address that pods can
-    reach. With `with_sqlite`, kine with SQLite replaces etcd, as in k3s. `crds` are CustomResourceDefinitions that the
+    reach. With `with_sqlite`, kine with SQLite replaces etcd, as in k3s. With `durable`, etcd
+    syncs each write to disk, as in production. `crds` are CustomResourceDefinitions that the
     API server serves before kube-controller-manager starts, because its garbage collector discovers new kinds only
     every 30 s. Raise ClusterError with the end of the log if a server does not start.
 
@@ -81,6 +82,7 @@ class ControlPlane:
         apiserver_flags: Sequence[str] = (),
         with_node: bool = False,
         with_sqlite: bool = False,
+        durable: bool = False,
         crds: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._assets = assets.kubernetes(kubernetes)
@@ -91,6 +93,7 @@ class ControlPlane:
         self._with_node = with_node
         self._kine = assets.tool("kine") if with_sqlite else None
         self._pids: dict[str, int] = {}
+        self._durable = durable
         self._directory = directory
         self._requested_issuer = issuer
         self._apiserver_flags = tuple(apiserver_flags)
@@ -332,6 +335,7 @@ class ControlPlane:
             extra_flags=self._apiserver_flags,
             network=network,
             kine_program=self._kine,
+            durable=self._durable,
         )
         workspace.empty("etcd")
         folder = workspace.empty("pki")

@@ -36,6 +36,7 @@ class PlaneLayout:
     extra_flags: Sequence[str]
     network: NodeNetwork | None = None  # the network of the node. If it is set, the API server listens there
     kine_program: Path | None = None  # set if SQLite stores the objects instead of etcd
+    durable: bool = False  # whether etcd syncs each write to disk
 
     @property
     def url(self) -> str:
@@ -112,7 +113,8 @@ class PlaneLayout:
             "--client-cert-auth",
             "--peer-client-cert-auth",
             "--socket-reuse-port",  # see reserve_port()
-            "--unsafe-no-fsync",  # the cluster ends with its process, so its data need not survive a power failure
+            # The cluster ends with its process, so its data need not survive a power failure.
+            *([] if self.durable else ["--unsafe-no-fsync"]),
             "--log-level=warn",
         ]
 
