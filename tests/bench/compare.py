@@ -1,11 +1,13 @@
 """Compare another controller with this one, on the same vault, API server and machine.
 
     python -m tests.bench.compare --start START --each EACH.yaml [--shared SHARED.yaml] [--prepare PREPARE]
+        [--database etcd|sqlite]
 
 The other controller, the peer, comes from your own checkout. This repository contains no part of it. You provide:
 
 - START: an executable that starts the peer and runs until SIGTERM. It should end with `exec` of the peer.
-- EACH.yaml: the peer's custom resources for one Secret. The program applies them once for each secret of the vault.
+- EACH.yaml: the peer's custom resources for one Secret. The program applies them once for each secret of the vault,
+  server-side. So they have no annotation with a second copy of themselves, which the database would store, too.
 - SHARED.yaml: resources that all of these use, such as a store. The program applies them once.
 - PREPARE: an executable that installs the peer's CustomResourceDefinitions. It runs once in each new cluster.
 
@@ -23,6 +25,19 @@ Both files and the environments of both executables have these variables:
 
 Each run starts a new cluster for each controller. The two controllers alternate, so that other work of the machine
 affects both alike. The output has the median of the runs, and the figure of each run.
+
+CPU, writes, calls and KiB are measured in three windows:
+
+- the first sync: from the start until the controller has stopped writing, because it writes statuses and events after
+  the Secrets. If it does not stop, the window ends an interval after the start;
+- an interval in which nothing changes;
+- an interval at whose beginning some values change. A controller that needs longer has a longer window.
+
+The KiB are `write_bytes` in /proc/PID/io of the database's process. etcd syncs each write to disk, as in production. A
+database also writes while no client uses it. The last two windows have the same length, so their difference is the cost
+of the changes. A request for a token is not a write, because the API server does not store tokens.
+
+This controller has the chart's leader election. It makes no drift checks: tests.bench.idle counts them.
 
 tests/bench/peers/this starts this controller as the peer, which shows how much the figures of two equal controllers
 differ. After `make assets`, run:
@@ -52,7 +67,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.audit_log import WRITES, is_accepted, read_completed_requests, read_lines
-from tests.bench.harness import NEVER, BenchHarness, Shape, cluster
+from tests.bench.harness import (
+    CHART_ELECTION,
+    DATABASES,
+    NEVER,
+    BenchHarness,
+    Shape,
+    cluster,
+    database_kibibytes,
+)
 from tests.bench.results import Figures
 from tests.support.cluster.harness import TENANT, InstalledRelease
 from tests.support.cluster.namespace import Namespace
@@ -62,6 +85,10 @@ PEER = "peer"
 OURS = "this controller"
 TIMEOUT_SECONDS = 900.0
 ROTATED = 100
+# A controller has stopped writing if it writes less than twice in this time. It may renew a Lease.
+SETTLE_SECONDS = 5.0
+# A request to create one of these stores nothing.
+UNSTORED = "serviceaccounts/token"
 _VARIABLE = re.compile(r"\$(?:\{([A-Z_]+)\}|([A-Z_]+))")
 
 
@@ -110,7 +137,7 @@ def read_traffic(lines: Iterable[bytes], user: str, namespace: str) -> Traffic:
     """Return the accepted writes of a user, from lines of the audit log."""
     writes, secrets = 0, set()
     for entry in read_completed_requests(lines, user):
-        if entry.verb not in WRITES or not is_accepted(entry.response_status.code):
+        if entry.verb not in WRITES or entry.resource == UNSTORED or not is_accepted(entry.response_status.code):
             continue
         writes += 1
         if (entry.object_ref.resource, entry.object_ref.namespace) == ("secrets", namespace):
@@ -165,16 +192,25 @@ class Trial:
         self._leader = leader
         self._raise_if_ended = raise_if_ended
         self._position = 0
+        self._traffic = Traffic(0, frozenset())
+        self._cpu = 0.0
+        self._written = 0.0
 
     def reset(self) -> None:
         """Start all counts again."""
         self._installed.emulator.reset_counters()
         self._position = self._installed.plane.audit_log.stat().st_size
+        self._traffic = Traffic(0, frozenset())
+        self._cpu = self.read_cpu_seconds()
+        self._written = database_kibibytes(self._installed)
 
     def read_traffic(self) -> Traffic:
-        """Return the controller's writes since the last `reset`."""
-        lines = read_lines(self._installed.plane.audit_log, self._position)
-        return read_traffic(lines, self._user, self._space.name)
+        """Return the controller's writes since the last `reset`. Read only new lines: a slow controller has many."""
+        lines = list(read_lines(self._installed.plane.audit_log, self._position))
+        self._position += sum(map(len, lines))
+        new = read_traffic(lines, self._user, self._space.name)
+        self._traffic = Traffic(self._traffic.writes + new.writes, self._traffic.secrets | new.secrets)
+        return self._traffic
 
     def count_calls(self) -> int:
         """Return the number of calls to the vault and Entra since the last `reset`."""
@@ -206,36 +242,49 @@ class Trial:
     def _has(self, name: str, text: str) -> bool:
         return any(text in value for value in self._space.secret_values(name).values())
 
+    def wait_settled(self, deadline: float) -> None:
+        """Wait until the controller has stopped writing, or until the deadline."""
+        while True:
+            before = self.read_traffic().writes
+            time.sleep(SETTLE_SECONDS)
+            if self.read_traffic().writes - before < 2 or time.monotonic() > deadline:
+                return
+
     def measure(self, began: float, interval: float) -> dict[str, float]:
         """Measure all figures. `began` is the time at which the controller was started."""
         found = Figures("")
+        self.reset()
         _report_step(f"waiting for {len(self._names)} Secrets")
         self.wait_secrets(self._names, "first")
         found.note("first sync: all Secrets exist, s after the start", time.monotonic() - began)
-        time.sleep(5)  # the controller writes the last statuses
-        found.note("first sync: CPU, s", self.read_cpu_seconds())
-        found.note("first sync: writes to the API server", self.read_traffic().writes)
-        found.note("first sync: calls to vault and Entra", self.count_calls())
+        self.wait_settled(began + interval)
+        self._note_window(found, "first sync")
         _report_step(f"waiting for two intervals of {interval:g} s")
         time.sleep(interval)  # objects that changed less than two seconds before they were read are read again
         self.reset()
-        before = self.read_cpu_seconds()
         time.sleep(interval)
-        found.note(f"{interval:g} s without a change: CPU, s", self.read_cpu_seconds() - before)
-        found.note(f"{interval:g} s without a change: writes to the API server", self.read_traffic().writes)
-        found.note(f"{interval:g} s without a change: calls to vault and Entra", self.count_calls())
+        self._note_window(found, f"{interval:g} s without a change")
         found.note("resident memory, MiB", self.read_mebibytes())
         changed = self._names[:ROTATED]
         _report_step(f"waiting for {len(changed)} changed values")
+        self.reset()  # before the changes: the controller may write the first Secrets before the last change
+        window_ends = time.monotonic() + interval
         for name in changed:
             self._space.set_secret(name, "second")
-        self.reset()
         changed_at = time.monotonic()
         self.wait_secrets(changed, "second")
-        found.note(
-            f"{len(changed)} changed: all Secrets have it, s (poll every {interval:g} s)", time.monotonic() - changed_at
-        )
+        now = time.monotonic()
+        found.note(f"{len(changed)} changed: all Secrets have it, s (poll every {interval:g} s)", now - changed_at)
+        time.sleep(max(window_ends - now, SETTLE_SECONDS))
+        self._note_window(found, f"{len(changed)} changed")
         return found.figures
+
+    def _note_window(self, found: Figures, window: str) -> None:
+        """Record what the controller and the database have done since the last `reset`."""
+        found.note(f"{window}: CPU, s", self.read_cpu_seconds() - self._cpu)
+        found.note(f"{window}: writes to the API server", self.read_traffic().writes)
+        found.note(f"{window}: calls to vault and Entra", self.count_calls())
+        found.note(f"{window}: KiB written by the database", database_kibibytes(self._installed) - self._written)
 
 
 def _report_step(text: str) -> None:
@@ -271,7 +320,9 @@ def _running_peer(
         subprocess.run([peer.prepare], env={**env, "KUBECONFIG": str(plane.kubeconfig)}, check=True)
     texts = [fill_template(peer.shared, variables)] if peer.shared else []
     texts += [fill_template(peer.each, {**variables, "NAME": name}) for name in Shape(count).names()]
-    plane.kubectl("apply", "--filename", "-", stdin="\n---\n".join(texts), timeout=TIMEOUT_SECONDS)
+    apply = ("apply", "--server-side", "--force-conflicts", "--filename", "-")
+    plane.kubectl(*apply, stdin="\n---\n".join(texts), timeout=TIMEOUT_SECONDS)
+    time.sleep(SETTLE_SECONDS)  # the database writes the last of them
     with (folder / "peer.log").open("wb") as log:
         began = time.monotonic()
         running = subprocess.Popen([peer.start], env=env, stdout=log, stderr=log, start_new_session=True)
@@ -290,15 +341,16 @@ def _running_peer(
             running.wait(30)
 
 
-def run_trial(side: str, peer: Peer, shape: Shape, interval: float) -> dict[str, float]:
+def run_trial(side: str, peer: Peer, shape: Shape, interval: float, database: str) -> dict[str, float]:
     """Measure one side once, in a new cluster. Return the figures."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        installed = stack.enter_context(cluster(folder))
+        installed = stack.enter_context(cluster(folder, database=database, durable=True, leaderElection=CHART_ELECTION))
         if side == OURS:
             harness = BenchHarness(installed, shape)
             settings = {"ROTATION_POLL_INTERVAL": f"{interval:g}", "DRIFT_INTERVAL": str(NEVER)}
             harness.workload.env.update(settings)
+            time.sleep(SETTLE_SECONDS)  # the database writes the last of the objects
             began = time.monotonic()
             harness.workload.start()
             stack.callback(harness.workload.kill)
@@ -330,6 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="secrets (default: 1000)")
     parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds of a vault call (default: 0)")
     parser.add_argument("--interval", type=float, default=60, metavar="S", help="seconds between polls (default: 60)")
+    parser.add_argument("--database", choices=DATABASES, default="etcd", help="default: etcd")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each side (default: 3)")
     options = parser.parse_args(arguments)
     for path in (options.start, options.prepare):
@@ -346,7 +399,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for side in order_sides(options.runs):
         print(side, file=sys.stderr, flush=True)
         try:
-            found[side].append(run_trial(side, peer, Shape(options.count, options.latency), options.interval))
+            shape = Shape(options.count, options.latency)
+            found[side].append(run_trial(side, peer, shape, options.interval, options.database))
         except (ControllerEnded, TimeoutError, TemplateError) as error:
             print(f"tests.bench.compare: {error}", file=sys.stderr)
             return 1
@@ -355,4 +409,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the peer has a session of its own
     sys.exit(main())

@@ -21,6 +21,7 @@ from controller.kube.resources import ResourceClient
 from tests.bench.meter import Meter
 from tests.support.cluster.harness import InstalledRelease, chart_crds, install_first_release
 from tests.support.cluster.namespace import Namespace
+from tests.support.process_stats import written_bytes
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.pods.pod_process import PodProcess
@@ -36,6 +37,9 @@ VERSION_INTERVAL_SECONDS = 1.0
 SETTLED_SECONDS = 2.0
 # A drift interval of about three years: during a measurement, the controller makes none of 10,000 drift checks.
 NEVER = 100_000_000
+DATABASES = ("etcd", "sqlite")
+# The chart's value `leaderElection` with its defaults: 0 means the default. The tests' releases renew more often.
+CHART_ELECTION = {"leaseDurationInSeconds": 0, "renewIntervalInSeconds": 0}
 HANDLES: Sequence[ResourceClient[Any]] = (
     ResourceClient(SecretProviderClass, "bench"),
     ResourceClient(SecretSync, "bench"),
@@ -64,14 +68,24 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def cluster(folder: Path, *, with_sqlite: bool = False, **values: Any) -> Iterator[InstalledRelease]:
-    """Provide a cluster with the chart and an emulator, without a running controller."""
+def cluster(
+    folder: Path, *, database: str = "etcd", durable: bool = False, **values: Any
+) -> Iterator[InstalledRelease]:
+    """Provide a cluster with the chart and an emulator, without a running controller.
+
+    To measure the bytes that etcd writes, it must be `durable`. Otherwise it writes a page once for many changes.
+    """
     with (
-        ControlPlane(folder / "plane", with_sqlite=with_sqlite, crds=chart_crds()) as plane,
+        ControlPlane(folder / "plane", with_sqlite=database == "sqlite", durable=durable, crds=chart_crds()) as plane,
         Emulator(folder / "emulator") as emulator,
     ):
         emulator.trust_issuer(plane.issuer, plane.ca_file)
         yield install_first_release(plane, emulator, folder, **values)
+
+
+def database_kibibytes(installed: InstalledRelease) -> float:
+    """Return how many KiB the cluster's database has written to disk: `write_bytes` in /proc/PID/io."""
+    return written_bytes(installed.plane.database_pid) / 1024
 
 
 def image_workload(installed: InstalledRelease, **settings: str) -> PodProcess:

@@ -10,8 +10,8 @@ default, so that the measured window contains polls. The program converts the co
 - statuses: the count of one poll, times the number of polls in an hour (3,600 s / default interval), and one a day for
   each SecretSync, because the controller reads each object in full once a day.
 
-The bytes are `write_bytes` in /proc/PID/io of the database's process. A second window without a controller shows how
-many bytes an idle API server writes.
+The KiB are `write_bytes` in /proc/PID/io of the database's process. etcd syncs each write to disk, as in production. A
+second window without a controller shows how many KiB an idle API server writes.
 """
 
 import argparse
@@ -26,17 +26,15 @@ from typing import NamedTuple
 from controller.config.settings import Settings
 from controller.secretsync.work_state import CONFIRM_EVERY
 from tests.bench.audit_log import read_completed_requests, read_lines
-from tests.bench.harness import BenchHarness, Shape, cluster
+from tests.bench.harness import CHART_ELECTION, DATABASES, BenchHarness, Shape, cluster, database_kibibytes
 from tests.bench.results import Figures
 from tests.support.cluster.harness import InstalledRelease
-from tests.support.process_stats import written_bytes
 from tools.codegen.values.chart import ChartValues
 
 HOUR = 3600.0
 ROTATED = 100
 # The goal for 1,000 SecretSyncs: writes that reach the database, in an hour.
 MAX_WRITES = 400
-DATABASES = ("etcd", "sqlite")
 
 
 class Window(NamedTuple):
@@ -45,7 +43,7 @@ class Window(NamedTuple):
     seconds: float
     polls: int
     requests: Mapping[tuple[str, str], int]
-    written_bytes: int
+    written_kibibytes: float
 
 
 def convert_to_hour(window: Window, count: int, interval: float) -> dict[str, float]:
@@ -62,7 +60,7 @@ def convert_to_hour(window: Window, count: int, interval: float) -> dict[str, fl
         "writes in all": polls + daily + leases,
         "empty patches (each an UPDATE to admission webhooks)": requests.get(("patch", "secrets"), 0) * factor,
         "lines of the audit log (one a request)": sum(requests.values()) * factor,
-        "KiB written by the database": window.written_bytes * factor / 1024,
+        "KiB written by the database": window.written_kibibytes * factor,
     }
 
 
@@ -75,10 +73,10 @@ def _measure_window(installed: InstalledRelease, vault: str, seconds: float, pag
     """Count requests, polls and written bytes for this many seconds."""
     installed.emulator.reset_counters()
     log = installed.plane.audit_log
-    position, before, began = log.stat().st_size, written_bytes(installed.plane.database_pid), time.monotonic()
+    position, before, began = log.stat().st_size, database_kibibytes(installed), time.monotonic()
     time.sleep(seconds)
     took = time.monotonic() - began
-    after = written_bytes(installed.plane.database_pid)
+    after = database_kibibytes(installed)
     requests = count_requests(read_lines(log, position), installed.user)
     lists = sum(n for what, n in installed.emulator.counters().items() if what.startswith(f"{vault}/secrets.list"))
     return Window(took, lists // pages, requests, after - before)
@@ -87,11 +85,10 @@ def _measure_window(installed: InstalledRelease, vault: str, seconds: float, pag
 def measure(count: int, seconds: float, database: str) -> Figures:
     """Measure an hour in which nothing changes, and a poll that finds some changed objects."""
     found = Figures(f"{count:,} SecretSyncs in which nothing changes, {database}")
-    election = {"leaseDurationInSeconds": 0, "renewIntervalInSeconds": 0}  # 0: the chart's defaults
     pages = -(-count // 25)
     with (
         tempfile.TemporaryDirectory() as folder,
-        cluster(Path(folder), with_sqlite=database == "sqlite", leaderElection=election) as installed,
+        cluster(Path(folder), database=database, durable=True, leaderElection=CHART_ELECTION) as installed,
     ):
         harness = BenchHarness(installed, Shape(count))
         harness.workload.env["DRIFT_INTERVAL"] = str(ChartValues().drift_interval_in_seconds)
@@ -110,15 +107,12 @@ def measure(count: int, seconds: float, database: str) -> Figures:
         for name, value in convert_to_hour(idle, count, Settings().rotation_poll_interval).items():
             found.note(f"an hour: {name}", value)
         changed = min(ROTATED, count)
-        before, rotated = written_bytes(installed.plane.database_pid), harness.shape.names()[:changed]
+        before, rotated = database_kibibytes(installed), harness.shape.names()[:changed]
         for name in rotated:
             harness.space.set_secret(name, "second")
         harness.meter.reset()
         harness.meter.wait("the rotation", lambda: _have_new_statuses(harness, rotated), seconds + 60, every=0.5)
-        found.note(
-            f"{changed} rotated: KiB written by the database",
-            (written_bytes(installed.plane.database_pid) - before) / 1024,
-        )
+        found.note(f"{changed} rotated: KiB written by the database", database_kibibytes(installed) - before)
         harness.workload.stop()
         without_controller = _measure_window(installed, harness.space.vault, seconds, pages)
         found.note(

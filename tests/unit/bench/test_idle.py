@@ -37,7 +37,7 @@ def test_requests_of_the_controller_are_counted_once_each() -> None:
 
 def test_hour_has_one_poll_if_the_window_has_three() -> None:
     requests = {("patch", "leases"): 8, ("patch", "secretsyncs/status"): 3, ("patch", "secrets"): 400, ("get", "x"): 1}
-    found = convert_to_hour(Window(120.0, 3, requests, 2048), 1200, 3600.0)
+    found = convert_to_hour(Window(120.0, 3, requests, 2.0), 1200, 3600.0)
     assert found["statuses that record a poll"] == 1
     assert found["statuses that are written once a day"] == 50
     assert found["renewals of the Lease"] == 240
@@ -49,5 +49,5 @@ def test_hour_has_one_poll_if_the_window_has_three() -> None:
 
 @pytest.mark.parametrize(("interval", "statuses"), [(3600.0, 2), (7200.0, 1), (900.0, 8)])
 def test_statuses_of_polls_follow_the_interval(interval: float, statuses: float) -> None:
-    window = Window(60.0, 1, {("patch", "secretsyncs/status"): 2}, 0)
+    window = Window(60.0, 1, {("patch", "secretsyncs/status"): 2}, 0.0)
     assert convert_to_hour(window, 0, interval)["statuses that record a poll"] == statuses
