@@ -63,10 +63,10 @@ class ControlPlane:
     release such as "1.37.2" (default: the environment's KUBERNETES, or DEFAULT_KUBERNETES). `issuer` is the issuer of
     service account tokens (default: `url`). `apiserver_flags` replace the flags of the same name. With `with_node`, as
     root, there are a scheduler and a `node` that runs pods, and the API server listens on an address that pods can
-    reach. With `with_sqlite`, kine with SQLite replaces etcd, as in k3s. With `durable`, etcd
-    syncs each write to disk, as in production. `crds` are CustomResourceDefinitions that the
-    API server serves before kube-controller-manager starts, because its garbage collector discovers new kinds only
-    every 30 s. Raise ClusterError with the end of the log if a server does not start.
+    reach. With `with_sqlite`, kine with SQLite replaces etcd, as in k3s. With `durable`, etcd syncs each write to disk,
+    as in production. `crds` are CustomResourceDefinitions that the API server serves before kube-controller-manager
+    starts, because its garbage collector discovers new kinds only every 30 s. Raise ClusterError with the end of the
+    log if a server does not start.
 
     `version` and `kubectl_path` are known from the beginning. These are known after the start: `url`, `ca_file` (it
     signs the API server's certificate), `issuer`, `kubeconfig` (cluster-admin), `audit_log` (JSON lines of
