@@ -15,7 +15,7 @@ from controller.domain.provider_class import VaultObject
 from controller.domain.selection import SelectionCollector
 from controller.domain.snapshot import ListedObject
 from controller.domain.vault_objects import ListItem
-from controller.errors import AccessDenied, ControllerError, ObjectError, ProviderError
+from controller.errors import AccessDenied, ControllerError, ObjectError, ObjectGone, ProviderError
 from controller.keyvault.client import VaultClient
 from controller.keyvault.objects import ObjectClient, ObjectPage
 
@@ -183,7 +183,7 @@ class VaultLister:
                     source, "get", vault_object, lambda: source.get(vault_object, ""), first=first
                 )
                 listed.sort(key=lambda item: item.version != newest.version)
-            except ObjectError:
+            except ObjectGone:
                 pass  # the newest version is disabled, so it is not in the list either
         return [item.version for item in listed]
 

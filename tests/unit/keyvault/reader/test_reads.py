@@ -90,6 +90,16 @@ async def test_newest_of_two_versions_of_one_second_comes_first(harness: ReaderH
     assert await harness.read(ObjectVersionRef(found, 0), ObjectVersionRef(found, 1)) == ["value of a", "value of z"]
 
 
+async def test_unknown_order_of_two_versions_of_one_second_is_an_error(harness: ReaderHarness) -> None:
+    """Do not guess the newest version, and ask again at the next read."""
+    harness.put_versions("db", ("a", 5, True), ("b", 5, True))
+    history = [ObjectVersionRef(VaultObject(name="db", history=2), index) for index in range(2)]
+    harness.answers["/secrets/db/"] = ScriptedResponse(b"<html>", headers=JSON)
+    assert {type(found) for found in await harness.read(*history)} == {ObjectError}
+    harness.put_secret("db", "value of a", "a")
+    assert await harness.read(*history) == ["value of a", "value of b"]
+
+
 async def test_disabled_newest_version_does_not_hide_others(harness: ReaderHarness) -> None:
     harness.put_versions("db", ("a", 5, True), ("b", 5, True), ("c", 5, False))
     harness.answers["/secrets/db/"] = harness.answers["/secrets/db"] = make_refusal(403, "Forbidden", "SecretDisabled")
