@@ -191,6 +191,17 @@ def new_transport(
     return _CheckedTransport(session, check, direct=direct)
 
 
+class _CurrentTokenPolicy(AsyncBearerTokenCredentialPolicy[Any, Any]):
+    """The SDK's policy with the credential's current token in each request.
+
+    The SDK's own policy keeps a token for its whole life, so a token that the credential has renewed would not be used.
+    """
+
+    async def on_request(self, request: Any) -> None:
+        self._token = None
+        await super().on_request(request)
+
+
 def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineResponse[Any, Any]], None]) -> list[Any]:
     """Return the policies of a request to a vault. `note` receives every answer first.
 
@@ -200,7 +211,7 @@ def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineRespo
     """
     return [
         UserAgentPolicy(sdk_moniker="akv-secret-store"),
-        AsyncBearerTokenCredentialPolicy(credential, "vault"),
+        _CurrentTokenPolicy(credential, "vault"),
         CustomHookPolicy(raw_response_hook=note),
     ]
 

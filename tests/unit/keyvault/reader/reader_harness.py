@@ -49,6 +49,7 @@ class ReaderHarness:
         self.server.default_response = self.answer_request
         self.answers: dict[str, ScriptedResponse] = {}
         self.counted: list[tuple[str, str]] = []
+        self.token = "token"
         self.token_error: ControllerError | None = None
         self.tokens_refused = self.denials = 0
         self.now = 1000.0
@@ -58,11 +59,11 @@ class ReaderHarness:
         """Return a token as `FederatedCredential` does, or raise `token_error`."""
         if self.token_error:
             raise self.token_error
-        return AccessTokenInfo("token", 4_000_000_000)
+        return AccessTokenInfo(self.token, 4_000_000_000)
 
     def note_refusal(self, token: str) -> None:
         """Count the refusals of the token."""
-        assert token == "token"
+        assert token == self.token
         self.tokens_refused += 1
 
     def note_forbidden(self) -> None:

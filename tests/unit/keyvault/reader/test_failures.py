@@ -189,6 +189,20 @@ async def test_refused_token_is_replaced_and_the_read_repeated(harness: ReaderHa
     assert harness.counted == [("secrets.get", "401"), ("secrets.get", "ok" if accepts_the_new else "401")]
 
 
+async def test_denied_read_is_repeated_with_a_renewed_token(harness: ReaderHarness) -> None:
+    """An administrator can have added the identity to a group, which only a new token names."""
+
+    def answer(request: ReceivedRequest) -> ScriptedResponse:
+        is_member = request.headers["Authorization"] == "Bearer renewed"
+        return harness.answer_request(request) if is_member else make_refusal(403, "Forbidden", "ForbiddenByRbac")
+
+    harness.server.default_response = answer
+    harness.put_secret("user", "me")
+    assert isinstance(await harness.read_error(), AccessDenied)
+    harness.token = "renewed"
+    assert await harness.read(USER) == ["me"]
+
+
 async def test_failed_object_does_not_affect_others(harness: ReaderHarness) -> None:
     harness.put_secret("user", "me")
     gone, me = await harness.read(ObjectVersionRef(VaultObject(name="gone")), USER)
