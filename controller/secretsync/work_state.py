@@ -235,8 +235,9 @@ class WorkState(msgspec.Struct):
         return task
 
     def leave_task(self, keys: frozenset[str] | None, now: float) -> None:
-        """Leave these keys to the next attempt, unless an event has set its task in the meantime."""
-        self.pending = self.pending or Fetch(now, keys)
+        """Leave these keys to the next attempt, together with those that an event has added in the meantime."""
+        added = self.pending.keys if isinstance(self.pending, Fetch) else frozenset()
+        self.pending = Fetch(now, None if keys is None or added is None else keys | added)
         self.all_fetched = -math.inf
 
     def settle_attempt(

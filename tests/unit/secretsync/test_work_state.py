@@ -318,12 +318,24 @@ def test_task_is_taken_once_and_an_attempt_without_one_fetches_everything() -> N
     assert state.take_task(NOW) == Fetch(NOW)
 
 
-def test_task_that_an_event_set_meanwhile_is_kept() -> None:
-    state = WorkState()
-    state.leave_task(PASS, NOW)
-    assert state.pending == Fetch(NOW, PASS)
-    state.leave_task(None, NOW + 1)
-    assert state.pending == Fetch(NOW, PASS)
+@pytest.mark.parametrize(
+    ("pending", "keys", "task"),
+    [
+        (None, PASS, Fetch(NOW, PASS)),
+        (None, None, Fetch(NOW)),
+        (Confirm(), PASS, Fetch(NOW, PASS)),
+        (REPORT_UNREACHABLE, PASS, Fetch(NOW, PASS)),
+        (Fetch(NOW - 1, frozenset({"user"})), PASS, Fetch(NOW, frozenset({"user", "pass"}))),
+        (Fetch(NOW - 1, PASS), None, Fetch(NOW)),
+        (Fetch(NOW - 1), PASS, Fetch(NOW)),
+    ],
+)
+def test_left_keys_are_fetched_with_those_of_an_event_meanwhile(
+    pending: Task | None, keys: frozenset[str] | None, task: Task
+) -> None:
+    state = WorkState(pending=pending)
+    state.leave_task(keys, NOW)
+    assert state.pending == task
 
 
 @pytest.mark.parametrize(
