@@ -191,6 +191,8 @@ class WorkState(msgspec.Struct):
         task = task_after_poll(wanted, result, status, self.pending, now, utc_now, unusable)
         if task is None or isinstance(task, Confirm):
             self.equal_at = utc_now
+            if isinstance(self.pending, ReportFailure):
+                self.pending = None  # the failure has passed before it was reported
         match task:
             case None:
                 return False

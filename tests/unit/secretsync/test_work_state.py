@@ -338,6 +338,14 @@ def test_left_keys_are_fetched_with_those_of_an_event_meanwhile(
     assert state.pending == task
 
 
+@pytest.mark.parametrize("age", [0, CONFIRM_EVERY])
+def test_failure_that_passed_before_its_report_is_not_reported(age: float) -> None:
+    state = WorkState(due=OnPoll())
+    assert handle_poll(state, REPORT_UNREACHABLE.error)
+    handle_poll(state, make_snapshot(), make_status(age=age))
+    assert state.pending == (Confirm() if age else None)
+
+
 @pytest.mark.parametrize(
     ("began", "is_fetched"), [(NOW - 1, False), (NOW, False), (NOW + 0.1, True)], ids=["before", "with", "after"]
 )

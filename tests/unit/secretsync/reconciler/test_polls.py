@@ -162,6 +162,20 @@ def test_failed_poll_does_not_replace_the_change_of_an_earlier_poll(harness: Rec
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"})]
 
 
+def test_outage_that_ends_before_its_report_fetches_nothing(harness: ReconcilerHarness) -> None:
+    """With thousands of SecretSyncs, the vault can be back before the last one has a worker for its report."""
+    harness.outcome = make_synced("user", "pass")
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(10)
+    harness.clear_records()
+    wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
+    harness.reconciler.handle_poll(SHOP, wanted, UNREACHABLE)
+    harness.reconciler.handle_poll(SHOP, wanted, make_snapshot(user=BEFORE, **{"pass": BEFORE}))
+    harness.advance(10)
+    assert (harness.tasks, harness.reports) == ([], [])
+
+
 @EVERY_MINUTE
 def test_secretsync_whose_confirmation_failed_is_polled_again(harness: ReconcilerHarness) -> None:
     harness.outcome = make_synced("user", "pass")
