@@ -307,11 +307,13 @@ class Poller:
     def _answer_queries(self, queries: Mapping[Key, Query], result: PollResult, state: _GroupState) -> None:
         if isinstance(result, VaultSnapshot):
             for (key, query), sighting in zip(queries.items(), result.sightings, strict=True):
-                self.handle_selection(key, query, sighting)
+                if key in state.selecting:  # an edit during the poll can have changed its identity or its vault
+                    self.handle_selection(key, query, sighting)
             return
         reported = result if state.failures >= UNREPORTED_POLLS else None
         for key, query in queries.items():
-            self.handle_selection(key, query, reported)
+            if key in state.selecting:
+                self.handle_selection(key, query, reported)
 
     async def _take_snapshot(
         self, group: PollGroup, state: _GroupState, queries: tuple[Query, ...], early: _EarlyResults

@@ -137,3 +137,24 @@ def test_namespace_without_budget_is_polled_without_its_selections(harness: Poll
     assert harness.queries == [()]
     assert not answers
     assert harness.served_keys == [A]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("group", [None, PollGroup(IDENTITY, "cloud", "other", 3600.0)])
+def test_poll_does_not_answer_a_selection_that_left_its_group(
+    harness: PollerHarness, answers: list[Any], group: PollGroup | None, fails: bool
+) -> None:
+    """The list of one vault, or of one identity, says nothing about another one."""
+    set_sightings(harness, BOTH)
+    harness.snapshot = UNREACHABLE if fails else harness.snapshot
+    harness.poll_seconds = 5
+    harness.join(A)
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.advance(3601)
+    assert harness.poll_times == [3600]
+    harness.poller.deselect(SHOP)
+    if group:
+        harness.poller.select(SHOP, group, QUERY, 0.0)
+    harness.advance(5)
+    assert answers == []
+    assert harness.served_keys == ([] if fails else [A])
