@@ -149,7 +149,7 @@ class SyncSchedule:
         if not was_unreachable(sync.status):
             # The poll of its group can have found it equal after the time in its status.
             recorded = self._recorded.get((group.namespace, group.fingerprint(self._settings.rotation_poll_interval)))
-            state.equal_at = last = max(last, recorded or last)
+            state.equal_at = last = max(last, recorded or last, state.equal_at or last)
             age = (self._clock.utc() - last).total_seconds()
         self._poller.join(key, group, resolved.wanted, age)
         return OnPoll()

@@ -235,6 +235,13 @@ async def test_sync_that_is_current_joins_the_polls_of_its_group(
     assert (state.due, state.equal_at) == (OnPoll(), None if age is None else get_past_date(age))
 
 
+async def test_edit_without_effect_keeps_the_time_of_a_newer_poll() -> None:
+    harness, state = ScheduleHarness(), WorkState(equal_at=get_past_date(100))
+    assert await harness.schedule.decide_due(KEY, make_synced_sync(600), SOURCE, state) is None
+    assert harness.joined == [(KEY, GROUP, WANTED, 100)]
+    assert state.equal_at == get_past_date(100)
+
+
 @pytest.mark.parametrize(
     ("sync", "due", "drift_check", "after"),
     [
