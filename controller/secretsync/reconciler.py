@@ -120,12 +120,13 @@ class Reconciler:
         now = self.syncs.get(key)
         if isinstance(now, SecretSync):
             self.users.setdefault(class_key(now), set()).add(key)
-        if now is None:
+        # A list after a broken watch can show another object of this name without the deletion of the first one.
+        if now is None or (before is not None and before.metadata.uid != now.metadata.uid):
             if entry := self.entries.pop(key, None):
                 self._schedule.cancel_drift_check(entry.state)
             self.queue.forget(key)
             self._forget_sync(key)
-        else:
+        if now is not None:
             self._handle_edit(key, changed_keys(before, now))
 
     def _handle_class_change(self, key: Key, before: SecretProviderClass | Unreadable | None) -> None:

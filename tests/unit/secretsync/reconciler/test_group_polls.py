@@ -224,6 +224,18 @@ def test_time_of_the_last_equality_includes_polls_that_no_status_records(harness
     assert harness.reconciler.last_equal(make_sync(name="new")) is None
 
 
+def test_sync_that_replaces_another_of_its_name_was_never_equal(harness: ReconcilerHarness) -> None:
+    """A list after a broken watch shows the new object without the deletion of the one before it."""
+    sync_group(harness, "a")
+    harness.advance(2 * HOUR)
+    harness.set_results(UNREACHABLE, UNREACHABLE)
+    harness.add(make_sync(name="a", uid="recreated"))
+    harness.advance(1)
+    found = read_stored_sync(harness, "a")
+    assert found.status.last_successful_sync_time is None
+    assert harness.reconciler.last_equal(found) is None
+
+
 def test_record_that_was_not_written_is_replaced_by_the_next_poll(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b")
     harness.default_report_result = ReportResult.NOT_WRITTEN
