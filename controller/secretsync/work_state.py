@@ -112,9 +112,9 @@ class WorkState(msgspec.Struct):
     `edited` marks an edit that no attempt has taken yet. An edit can arrive during an attempt, and the next attempt
     takes it. `pending` is the task of the next attempt. Events during an attempt can set it. Without one, an attempt
     fetches all keys. `failures` and `requeues` count consecutive ones. `reported` is the message in the status.
-    `class_missed` is when the class of a new SecretSync was first found missing. `all_fetched` is when the last fetch
-    of all keys began. `equal_at` is when a poll last found the Secret equal to the vault (UTC). The status can be
-    older.
+    `class_missed` is when the class of a new SecretSync was first found missing. No answer of the last fetch of all
+    keys is older than `all_fetched`. `equal_at` is when a poll last found the Secret equal to the vault (UTC). The
+    status can be older.
     """
 
     due: Due = msgspec.field(default_factory=Undecided)
@@ -233,7 +233,7 @@ class WorkState(msgspec.Struct):
         """Return the task of this attempt. The next attempt has none until an event sets it."""
         task, self.pending = self.pending or Fetch(now), None
         if isinstance(task, Fetch) and task.keys is None:
-            self.all_fetched = now
+            self.all_fetched = task.not_before
         return task
 
     def leave_task(self, keys: frozenset[str] | None, now: float) -> None:

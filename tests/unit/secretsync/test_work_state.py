@@ -357,6 +357,16 @@ def test_poll_that_began_before_the_fetch_of_all_keys_is_ignored(began: float, i
     assert state.on_poll(WANTED, poll, SecretSyncStatus(), NOW + 1, DATE) is is_fetched
 
 
+@pytest.mark.parametrize(("began", "is_fetched"), [(NOW, False), (NOW + 2, True)])
+def test_poll_counts_if_shared_answers_can_be_older(began: float, is_fetched: bool) -> None:
+    state = WorkState()
+    state.on_edit(NOW)
+    state.take_edit(NOW + 5)
+    assert state.take_task(NOW + 5) == Fetch(NOW)  # answers of other readers since the edit count
+    poll = VaultSnapshot(since=began)
+    assert state.on_poll(WANTED, poll, SecretSyncStatus(), NOW + 6, DATE) is is_fetched
+
+
 @pytest.mark.parametrize("keys", [None, PASS])
 def test_poll_counts_for_keys_that_could_not_be_fetched(keys: frozenset[str] | None) -> None:
     state = WorkState()
