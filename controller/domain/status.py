@@ -182,10 +182,12 @@ def next_status(
     now: datetime,
     *,
     last_equal: datetime | None = None,
+    secret_exists: bool | None = None,
 ) -> SecretSyncStatus:
     """Return the status that reports this outcome.
 
-    `last_equal` is the time at which a poll last found the Secret equal to the vault.
+    `last_equal` is the time at which a poll last found the Secret equal to the vault. `secret_exists` is None if this
+    process has not seen yet whether there is a Secret.
     """
     if isinstance(outcome, Synced) and outcome.poll and _reports_since(outcome.poll, before, meta.generation):
         # The conditions already report the change that this poll caused. "Equal" would hide it.
@@ -200,7 +202,8 @@ def next_status(
     exists: bool | None = True
     if isinstance(outcome, Failed):
         is_foreign = isinstance(outcome.error, OwnershipError)
-        exists = False if is_foreign else _previous_value(before, ConditionType.SECRET_CREATED)
+        known = _previous_value(before, ConditionType.SECRET_CREATED) if secret_exists is None else secret_exists
+        exists = False if is_foreign else known
     is_stalled = isinstance(outcome, Failed) and outcome.error.is_stalled
     never_synced = not (exists or before.sync_hash)
     if never_synced:

@@ -341,8 +341,15 @@ class Reconciler:
         known = source if isinstance(source, SecretProviderClass) else None
         before = _status_of(sync)
         entry = self.entries.get(Key(sync.metadata.namespace, sync.metadata.name))
-        last_equal = entry.state.equal_at if entry else None
-        status = next_status(sync.metadata, before, known, outcome, self._clock.utc(), last_equal=last_equal)
+        status = next_status(
+            sync.metadata,
+            before,
+            known,
+            outcome,
+            self._clock.utc(),
+            last_equal=entry.state.equal_at if entry else None,
+            secret_exists=entry.written.exists if entry else None,
+        )
         if not isinstance(outcome, Failed) and outcome.warnings is not None:
             self._reporter.report_warnings(sync.metadata, outcome.warnings)
         return await self._reporter.report_status(self.syncs, sync.metadata, before, status)

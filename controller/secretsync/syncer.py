@@ -61,15 +61,17 @@ class LastWrite(msgspec.Struct):
     """The state of a Secret after this process's last write.
 
     `digests` are of the values by key. `fingerprint` is the `data_fingerprint` of the Secret. `untried` is true until
-    the first attempt. `failing` are the keys whose failure prevented the last write, and `refused` is the write that
-    the API server refused. `unusable` has the error of each key whose fetched value cannot be used. The error remains
-    until a poll finds another value. `contested` is a warning about labels or annotations that another component
-    changes back. `repairs` counts the consecutive drift checks that found them changed.
+    the first attempt. `exists` says whether there was a Secret at the last look. `failing` are the keys whose failure
+    prevented the last write, and `refused` is the write that the API server refused. `unusable` has the error of each
+    key whose fetched value cannot be used. The error remains until a poll finds another value. `contested` is a warning
+    about labels or annotations that another component changes back. `repairs` counts the consecutive drift checks that
+    found them changed.
     """
 
     digests: Mapping[str, bytes] = {}
     fingerprint: str = ""
     untried: bool = True
+    exists: bool | None = None
     failing: frozenset[str] = NO_KEYS
     refused: RefusedWrite | None = None
     unusable: Mapping[str, errors.UnusableValue] = NONE_UNUSABLE
@@ -93,7 +95,10 @@ class Syncer:
         try:
             # Check the owner of the Secret first, so that no value is fetched for one that cannot be written. A
             # SecretSync without status rarely has a Secret, and the attempt to create one detects it.
-            secret = None if written.untried and not sync.status.conditions else await self._probe_metadata(sync)
+            secret = None
+            if not written.untried or sync.status.conditions:
+                secret = await self._probe_metadata(sync)
+                written.exists = secret is not None
             written.untried = False
             match check_ownership(sync, secret):
                 case WaitForGarbageCollection():
@@ -203,7 +208,7 @@ class Syncer:
                 raise
             # Equal values do not change the resourceVersion: the API server compares them.
             changed = secret is None or after.resource_version != secret.resource_version
-            secret = after
+            secret, written.exists = after, True
             written.contested = contested_fields(sync, after)
             kept = written.digests if untouched else {}
             written.digests = {key: digest for key, digest in kept.items() if key in fetched} | digests

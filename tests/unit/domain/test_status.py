@@ -245,6 +245,22 @@ def test_failure_that_only_an_edit_can_correct_is_stalled() -> None:
     assert find_condition(apply_outcomes(WRITTEN, Failed(InputError("no key")), WRITTEN), ConditionType.STALLED) is None
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "exists", "created", "updated"),
+    [
+        pytest.param([], True, "True", "False", id="written, and not reported"),
+        pytest.param([], False, "False", "Unknown", id="never written"),
+        pytest.param([WRITTEN], False, "False", "False", id="deleted by another client"),
+    ],
+)
+def test_failure_reports_whether_the_secret_exists(
+    outcomes: list[Reportable], exists: bool, created: str, updated: str
+) -> None:
+    before = apply_outcomes(*outcomes)
+    status = next_status(META, before, make_provider_class(), UNREACHABLE, LATER, secret_exists=exists)
+    assert list_statuses(status) == {"Ready": "False", "SecretCreated": created, "SecretUpdated": updated}
+
+
 def test_failure_keeps_secret_created_unknown_if_the_status_had_no_condition() -> None:
     status = SecretSyncStatus(sync_hash="a hash")
     for _ in range(2):

@@ -60,6 +60,7 @@ class ReconcilerHarness:
         self.sync_seconds = 0.0
         self.outcome: Outcome | Exception = GOOD
         self.unusable: dict[str, UnusableValue] = {}
+        self.secret_exists: bool | None = None
         self.unchanged: bool | Exception = True
         self.report_results: list[ReportResult | Exception] = []
         self.default_report_result: ReportResult | Exception = ReportResult.DONE
@@ -82,7 +83,7 @@ class ReconcilerHarness:
         return ResolvedSync(Identity(wanted.metadata.namespace, account, "client", "tenant"), "cloud", "vault", keys)
 
     async def sync(self, wanted: SecretSync, _reading: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
-        written.unusable = self.unusable
+        written.unusable, written.exists = self.unusable, self.secret_exists
         self.tasks.append(task)
         self.synced.append((self.loop.time(), wanted.metadata.generation))
         await asyncio.sleep(self.sync_seconds)

@@ -6,9 +6,9 @@ from collections import Counter
 import msgspec
 import pytest
 
-from controller.api.conditions import Reason
+from controller.api.conditions import ConditionType, Reason
 from controller.api.secretsync import SecretSync
-from controller.domain.status import Failed, PartiallySynced, Reportable, Requeue
+from controller.domain.status import Failed, PartiallySynced, Reportable, Requeue, find_condition
 from controller.errors import (
     AccessDenied,
     ClassError,
@@ -334,6 +334,21 @@ def test_status_with_a_conflict_is_written_soon(harness: ReconcilerHarness) -> N
     assert reason == Reason.UP_TO_DATE
     harness.advance(HOUR - 2)
     assert len(harness.sync_times) == 2
+
+
+def test_failure_after_an_unreported_write_says_that_the_secret_exists(harness: ReconcilerHarness) -> None:
+    """An edit came between the first write and its status, so no status says that the Secret was created."""
+    harness.report_results = [ReportResult.OUTDATED]
+    harness.secret_exists = True
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(0.05)
+    harness.outcome = UNREACHABLE
+    harness.add(make_sync(generation=2))
+    harness.advance(2)
+    created = find_condition(harness.statuses[0], ConditionType.SECRET_CREATED)
+    assert created
+    assert created.holds
 
 
 def test_secret_of_an_earlier_sync_is_checked_often_and_then_rarely(harness: ReconcilerHarness) -> None:

@@ -166,6 +166,17 @@ async def test_throttled_key_is_fetched_alone_and_as_a_first_sync(harness: Synce
     assert harness.vault.first_flags == [True, True, False]
 
 
+async def test_last_write_says_whether_the_secret_exists(harness: SyncerHarness) -> None:
+    harness.written = LastWrite()
+    await harness.sync(metadata_response(make_secret_meta()))  # a first attempt creates the Secret without a look
+    seen = [harness.written.exists]
+    harness.vault.values = dict.fromkeys(("user", "pass"), ObjectError("gone"))
+    for answer in (ABSENT, metadata_response(make_secret_meta())):
+        await harness.sync_error(answer)
+        seen.append(harness.written.exists)
+    assert seen == [True, False, True]
+
+
 async def test_if_nothing_can_be_fetched_the_secret_is_not_written(harness: SyncerHarness) -> None:
     harness.vault.values = dict.fromkeys(("user", "pass"), ObjectError("gone"))
     assert (await harness.sync_error(metadata_response(make_secret_meta()))).message == "gone"
