@@ -326,6 +326,8 @@ class Reconciler:
             case ReportResult.NOT_WRITTEN:
                 state.was_not_reported(self._rng, self._clock.monotonic())
             case ReportResult.OUTDATED:
+                # The status does not have the versions of the fetched keys. An edit may have named other keys.
+                state.leave_task(None, self._clock.monotonic())
                 state.settle_requeue(CONFLICT_DELAY, self._clock.monotonic())
         return state.seconds_until_due(self._clock.monotonic())
 

@@ -265,6 +265,26 @@ def test_edit_of_generated_objects_fetches_only_the_new_keys(harness: Reconciler
     assert harness.reconciler.poller.is_polled(Key("team", "m"))
 
 
+def test_edit_before_the_report_of_another_edit_fetches_the_keys_of_both(harness: ReconcilerHarness) -> None:
+    """The status after the first edit conflicts with the second edit, so it does not have the versions of its keys."""
+    harness.outcome = make_synced("a")
+    source, sync = generate_objects("a")
+    harness.reconciler.classes.set(source)
+    harness.add(sync)
+    harness.advance(100)
+    found = harness.reconciler.syncs.get(Key("team", "m"))
+    assert isinstance(found, SecretSync)
+    harness.sync_seconds = 10
+    harness.report_results = [ReportResult.OUTDATED]
+    for generation, names in ((2, "ab"), (3, "abc")):
+        source, sync = generate_objects(names, generation)
+        harness.reconciler.classes.set(source)
+        harness.add(msgspec.structs.replace(sync, status=found.status))
+        harness.advance(5)
+    harness.advance(10)
+    assert [task.keys for task in harness.tasks] == [None, frozenset({"b", "b/*"}), None]
+
+
 def test_edit_of_an_item_fetches_its_keys(harness: ReconcilerHarness) -> None:
     harness.outcome = make_synced("a")
     source, sync = generate_objects("a")
