@@ -44,7 +44,7 @@ from controller.secretsync.poller import Poller
 from controller.secretsync.status_reporter import ReportResult, StatusReporter
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
 from controller.secretsync.sync_schedule import SyncSchedule
-from controller.secretsync.syncer import LastWrite, Syncer, confirmed_outcome
+from controller.secretsync.syncer import NO_KEYS, LastWrite, Syncer, confirmed_outcome
 from controller.secretsync.work_state import (
     CheckDrift,
     Confirm,
@@ -236,7 +236,7 @@ class Reconciler:
         if isinstance(sync, SecretSync) and (wait := self._seconds_until_class(sync, state, now)):
             return wait
         if state.take_edit(now, written.unusable):
-            written.refused = None
+            written.refused, written.failing = None, NO_KEYS
             if state.fetches_all:
                 self.poller.leave(key)  # otherwise the next poll would use the keys from before the edit
         try:

@@ -354,6 +354,18 @@ def test_edit_repeats_a_write_that_was_refused(harness: ReconcilerHarness) -> No
     assert written.refused is None
 
 
+def test_key_that_an_edit_adds_is_fetched_although_all_others_fail(harness: ReconcilerHarness) -> None:
+    """Otherwise the Secret would be created without any key, and the new key would count as synced."""
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(10)
+    written = harness.reconciler.entries[SHOP].written
+    written.failing = frozenset({"user", "pass"})
+    harness.add(make_sync(["user", "pass", "new"], generation=2))
+    harness.advance(1)
+    assert not written.failing
+
+
 @pytest.mark.parametrize("found", [make_sync(), make_sync_of_age(600)], ids=["new", "synced before the restart"])
 def test_class_that_cannot_be_parsed_yet_delays_the_attempt(harness: ReconcilerHarness, found: SecretSync) -> None:
     harness.resolve_requeues = [Requeue(1.5)]
