@@ -189,6 +189,8 @@ class WorkState(msgspec.Struct):
         if isinstance(result, VaultSnapshot) and self.all_fetched >= result.since:
             return False  # the last fetch is newer than the list, and the status can be older than both
         task = task_after_poll(wanted, result, status, self.pending, now, utc_now, unusable)
+        if (task is None or isinstance(task, Confirm)) and isinstance(self.pending, Fetch) and self.due == OnPoll():
+            task = Fetch(now, self.pending.keys)  # it waited for the vault, and the status does not say so yet
         if task is None or isinstance(task, Confirm):
             self.equal_at = utc_now
             if isinstance(self.pending, ReportFailure):

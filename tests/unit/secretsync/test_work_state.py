@@ -312,6 +312,19 @@ def test_poll_without_a_change_does_not_replace_a_pending_task(result: PollResul
     assert state.pending == kept
 
 
+@pytest.mark.parametrize("age", [0, CONFIRM_EVERY])
+def test_fetch_runs_if_the_vault_returns_before_the_failure_is_stored(age: float) -> None:
+    state = WorkState()
+    state.take_task(NOW)
+    state.leave_task(None, NOW)
+    state.settle_attempt(UNREACHABLE, True, INTERVAL, SHORTEST, NOW)
+    # The vault is back while the failure is being written to the status, which still says that the Secret is equal.
+    assert handle_poll(state, make_snapshot(), make_status(age=age)) is True
+    state.was_reported(UNREACHABLE.message)
+    assert state.next_action(NOW) == MakeAttempt()
+    assert (state.take_task(NOW), state.equal_at) == (Fetch(NOW), None)
+
+
 def test_task_is_taken_once_and_an_attempt_without_one_fetches_everything() -> None:
     state = WorkState(pending=Confirm())
     assert state.take_task(NOW) == Confirm()
