@@ -236,6 +236,8 @@ class Poller:
                 result = None
             elif state.members or state.selecting:
                 return self._report_failure(group, state, failure, result, began)
+            else:
+                return None  # all left the group during the poll, and those that are back have a state of their own
         left = _left_selections(queries, result)
         unequal = [
             key

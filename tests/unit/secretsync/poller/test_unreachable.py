@@ -126,6 +126,22 @@ def test_member_of_unknown_age_is_polled_after_the_jitter(loop: VirtualLoop) -> 
     assert results_by_time(harness) == {50: [SNAPSHOT, SNAPSHOT]}
 
 
+def test_failed_poll_of_a_group_that_all_left_and_joined_is_not_recorded(harness: PollerHarness) -> None:
+    recorded: list[float] = []
+    harness.poller.on_polled = lambda _group, began, _unequal, _early: recorded.append(began)
+    harness.snapshot = UNREACHABLE
+    harness.poll_seconds = 10
+    harness.join(A)
+    harness.advance(3601)
+    harness.poller.leave(A)
+    harness.join(A)
+    harness.advance(10)
+    assert (harness.poll_times, recorded) == ([3600], [])
+    harness.snapshot = SNAPSHOT
+    harness.advance(3610)
+    assert recorded == [7201]
+
+
 def test_group_left_by_all_during_a_failing_poll_is_not_polled_again(harness: PollerHarness) -> None:
     harness.join(A)
     harness.snapshot = UNREACHABLE
