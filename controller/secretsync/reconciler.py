@@ -361,6 +361,10 @@ class Reconciler:
     ) -> Outcome:
         """Run the pending task, and leave the failed keys to the next attempt."""
         task = state.take_task(self._clock.monotonic())
+        ready = ready_condition(sync.status)
+        if isinstance(task, Confirm) and not (ready and ready.holds):
+            # A poll set the task during an attempt that then reported an unusable value.
+            task = Fetch(self._clock.monotonic(), NO_KEYS)
         keys = task.keys if isinstance(task, Fetch) else None
         outcome = await self._run_task(key, sync, source, task, written)
         match outcome:

@@ -7,7 +7,7 @@ from controller.api.secretsync import GroupPoll, SecretSync
 from controller.config.settings import Settings
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.status import Failed, Outcome, PartiallySynced, Requeue
-from controller.errors import ObjectError, ProviderError, Retry
+from controller.errors import ObjectError, ProviderError, Retry, UnusableValue
 from controller.keyvault.errors import throttled_error
 from controller.runtime.work_queue import Key
 from controller.secretsync import work_state
@@ -147,6 +147,18 @@ def test_record_of_a_poll_during_a_failing_attempt_replaces_no_fetch(
     harness.advance(20)
     stays_polled = not isinstance(outcome, ObjectError)
     assert [task.keys for task in harness.tasks[1:2]] == [frozenset({"pass"}) if stays_polled else None]
+
+
+def test_record_of_a_poll_does_not_hide_a_value_that_became_unusable(harness: ReconcilerHarness) -> None:
+    lacking = UnusableValue("secret pass has no property", version="2", updated=AFTER)
+    objects = make_synced("user", "pass").objects or []
+    start_attempt(harness, PartiallySynced(message="m", failed={"pass": lacking}, objects=objects))
+    state, written = harness.reconciler.entries[SHOP]
+    harness.unusable = written.unusable = {"pass": lacking}
+    assert state.confirm(GroupPoll(group="x", time=AFTER))
+    harness.advance(60)
+    assert [reason for _, reason in harness.reports] == [Reason.PARTIAL]
+    assert [task.keys for task in harness.tasks] == [frozenset({"pass"}), frozenset()]
 
 
 def test_failed_poll_does_not_replace_the_change_of_an_earlier_poll(harness: ReconcilerHarness) -> None:
