@@ -32,8 +32,9 @@ class FairThreads:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._slots.hold_slot(namespace))
             ended = asyncio.get_running_loop().create_future()
-            holder = asyncio.create_task(_hold_slot(stack.pop_all(), ended))
+            # A thread that cannot start must leave its slot, so the slot gets its holder afterwards.
             result = _start_thread(work, self._name, ended)
+            holder = asyncio.create_task(_hold_slot(stack.pop_all(), ended))
         await asyncio.shield(holder)
         return result()
 

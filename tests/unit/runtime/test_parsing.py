@@ -177,3 +177,18 @@ async def test_thread_keeps_its_place_when_its_caller_is_cancelled() -> None:
     assert not other.done()
     gate.set()
     assert await other == 1
+
+
+async def test_thread_that_cannot_start_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container's limit of processes, or of memory, prevents a new thread."""
+    threads = FairThreads(1, "test")
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            await threads.run("a", lambda: 1)
+    async with asyncio.timeout(SOON):
+        assert await threads.run("a", lambda: 1) == 1
