@@ -33,6 +33,8 @@ PAGE_BYTES = 2**20
 # Maximum size of a spec in bytes, as JSON, enough for a thousand objects or keys. etcd accepts ten times as much, and
 # the controller can keep several copies of an object (parsed, and expanded from an AKVSync).
 MAX_SPEC = 128 * 1024
+# Maximum size of the metadata of an object that is not read, in bytes as JSON. The budget does not count it.
+MAX_METADATA = 4096
 R = TypeVar("R", bound=Resource)
 log = logging.getLogger(__name__)
 
@@ -301,6 +303,8 @@ class Informer(Generic[R]):
             )
             return None
         self.kept_bytes.drop(meta.namespace, (self._handle.resource.plural, meta.name))
+        if len(msgspec.json.encode(meta)) > MAX_METADATA:
+            meta = msgspec.structs.replace(meta, labels={}, owner_references=[])
         return Unreadable(meta, problem)
 
     def _has_room(self, item: R) -> bool:

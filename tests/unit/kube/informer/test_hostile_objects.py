@@ -10,7 +10,7 @@ from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretsync import SecretSync
 from controller.kube import informer
 from controller.kube.client import KubeClient
-from controller.kube.informer import MAX_SPEC, Informer, Kept, Store, read_identity
+from controller.kube.informer import MAX_METADATA, MAX_SPEC, Informer, Kept, Store, read_identity
 from controller.kube.permissions import SECRET_SYNCS
 from controller.kube.resources import PAGE
 from controller.runtime import budgets
@@ -187,6 +187,32 @@ async def test_status_reports_an_object_beyond_the_budget(
         "the objects of namespace team have more than 100 bytes together, and no more are read: delete some, or spread"
         " them over several namespaces"
     )
+
+
+LABELS = {f"{number}": "x" * 50 for number in range(2000)}
+OWNERS = [{"apiVersion": "v1", "kind": "Pod", "name": "x" * 100_000, "uid": "u"}]
+
+
+@pytest.mark.parametrize("metadata", [{"labels": LABELS}, {"ownerReferences": OWNERS}], ids=["labels", "owners"])
+@pytest.mark.parametrize("limit", [budgets.KEPT.limit, 0], ids=["too large", "beyond the budget"])
+def test_object_that_is_not_read_uses_little_memory(
+    monkeypatch: pytest.MonkeyPatch, metadata: dict[str, Any], limit: float
+) -> None:
+    small = budgets.KEPT._replace(limit=limit)
+    monkeypatch.setattr(budgets, "KEPT", small)
+    large = make_item("a", **metadata)
+    large["spec"]["secretObject"]["annotations"] = {"note": "x" * (MAX_SPEC if limit else 1)}
+    found = make_informer(TotalBudget(small)).decode_object(encode_object(large))
+    assert isinstance(found, Unreadable)
+    assert len(msgspec.json.encode(found.metadata)) <= MAX_METADATA
+    assert (found.metadata.uid, found.metadata.resource_version, found.metadata.generation) == ("uid-a", "1", 1)
+
+
+def test_object_that_is_not_read_keeps_its_owner() -> None:
+    owner = {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", "name": "x", "uid": "u"}
+    found = make_informer().decode_object(encode_object(make_item("a", ownerReferences=[owner]) | {"spec": 5}))
+    assert isinstance(found, Unreadable)
+    assert [each.uid for each in found.metadata.owner_references] == ["u"]
 
 
 @pytest.mark.parametrize("recovers", [True, False])
