@@ -206,14 +206,22 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
     def _read_bundle(self) -> str:
         try:
-            bundle = Path(self.ca_file).read_text() if self.ca_file else ""
-            if bundle:
-                ssl.create_default_context(cadata=bundle)
+            bundle = Path(self.ca_file).read_text(encoding="utf-8", errors="replace") if self.ca_file else ""
+            bundle = _check_certificates(bundle)
         except (ssl.SSLError, ValueError) as error:
             raise SettingsError(f"CA_FILE {self.ca_file}: expected certificates in PEM") from error
         except OSError as error:
             raise SettingsError(f"CA_FILE {self.ca_file}: {error}") from error
         return bundle
+
+
+def _check_certificates(text: str) -> str:
+    """Return certificates (PEM, may be empty) as ASCII. Raise `ssl.SSLError` or `ValueError` if they are invalid."""
+    # Bundles have comments in any language, and `ssl` raises a TypeError for characters that are not ASCII.
+    text = text.encode("ascii", "replace").decode()
+    if text:
+        ssl.create_default_context(cadata=text)
+    return text
 
 
 def _parse_namespaces(text: str) -> list[str]:
@@ -248,9 +256,8 @@ def parse_clouds(text: bytes) -> dict[str, Cloud]:
         try:
             # An entry with the name of a built-in cloud changes the fields that it has.
             built_in = msgspec.to_builtins(BUILT_IN_CLOUDS[name]) if name in BUILT_IN_CLOUDS else {}
-            clouds[name] = msgspec.convert(built_in | msgspec.json.decode(raw, type=dict[str, object]), Cloud)
-            if clouds[name].ca:
-                ssl.create_default_context(cadata=clouds[name].ca)
+            cloud = msgspec.convert(built_in | msgspec.json.decode(raw, type=dict[str, object]), Cloud)
+            clouds[name] = structs.replace(cloud, ca=_check_certificates(cloud.ca))
         except (RecursionError, ssl.SSLError, ValueError) as error:
             is_json = isinstance(error, msgspec.DecodeError | RecursionError | UnicodeDecodeError)
             wrong = _explain_undecodable(error) if is_json else "ca: expected certificates in PEM"

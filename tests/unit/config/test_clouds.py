@@ -69,7 +69,16 @@ def test_file_adds_only_the_cloud_of_helm_test(
     assert dict(clouds) == BUILT_IN_CLOUDS
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({TEST_CLOUD: EXAMPLE_CLOUD, "Broken": {}}), "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        json.dumps({TEST_CLOUD: EXAMPLE_CLOUD, "Broken": {}}),
+        json.dumps({TEST_CLOUD: EXAMPLE_CLOUD | {"ca": "\u00e9"}}),
+        "\udcff",
+    ],
+)
 def test_unreadable_file_adds_no_cloud_and_is_logged_once(
     clouds: CloudRegistry, file: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -197,6 +197,7 @@ def test_api_version_of_another_form_is_named(tmp_path: Path, version: object) -
         pytest.param(EXAMPLE_CLOUD | {"ca": 1}, ["ca"], id="a wrong type"),
         pytest.param("x", [], id="a text instead of an object"),
         pytest.param(EXAMPLE_CLOUD | {"ca": "not a certificate"}, ["ca"], id="an invalid CA"),
+        pytest.param(EXAMPLE_CLOUD | {"ca": "\u00e9"}, ["ca"], id="a CA that is not ASCII"),
     ],
 )
 def test_invalid_entry_is_reported_with_its_field(entry: object, words: list[str], tmp_path: Path) -> None:
@@ -227,7 +228,17 @@ def test_bundle_is_trusted_in_every_cloud_besides_its_own_certificates(tmp_path:
         ssl.create_default_context(cadata=cloud.ca)
 
 
-@pytest.mark.parametrize("content", [None, "not a certificate"])
+def test_text_of_any_language_beside_certificates_is_ignored(tmp_path: Path) -> None:
+    own, bundle = (ClusterAuthority(tmp_path, name).pair.cert for name in ("own", "bundle"))
+    bundle.write_bytes("# F\u0151tan\u00fas\u00edtv\u00e1ny\n".encode() + b"# \xff\n" + bundle.read_bytes())
+    entry = EXAMPLE_CLOUD | {"ca": f"# \u00dc\n{own.read_text()}"}
+    found = read_clouds(tmp_path, {"Lab": entry}, CA_FILE=str(bundle))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=found["Lab"].ca)
+    assert context.cert_store_stats()["x509_ca"] == 2
+
+
+@pytest.mark.parametrize("content", [None, "not a certificate", "\u00e9"])
 def test_unusable_bundle_is_reported(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     if content:
