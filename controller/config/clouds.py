@@ -17,6 +17,8 @@ from controller.config.settings import TEST_CLOUD, Cloud, Settings, SettingsErro
 REREAD_SECONDS = 2.0
 # Maximum seconds for which the file's cloud is used, because a test that was killed cannot remove it.
 MAX_AGE = 600.0
+# Maximum characters of an error about the file in a log line.
+MAX_SHOWN = 300
 log = logging.getLogger(__name__)
 
 
@@ -75,10 +77,12 @@ class CloudRegistry(Mapping[str, Cloud]):
         try:
             given = parse_clouds(text) if text else {}
         except SettingsError as error:
-            log.warning("TEST_CLOUDS_FILE %s is not used: %s", self._file, error)
+            # The error quotes names, and an editor of the release's namespace can write any text into this file.
+            shown = "".join(each if each.isprintable() else "?" for each in str(error)[:MAX_SHOWN])
+            log.warning("TEST_CLOUDS_FILE %s is not used: %s", self._file, shown)
             return {}
         if ignored := len(given.keys() - {TEST_CLOUD}):
-            # The names are not logged: an editor of the release's namespace can write any text into this file.
+            # These names are not logged for the same reason.
             log.warning(
                 "TEST_CLOUDS_FILE %s: %d clouds are ignored, it may add only %s", self._file, ignored, TEST_CLOUD
             )

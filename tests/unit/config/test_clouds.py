@@ -107,6 +107,21 @@ def test_file_with_any_bytes_adds_no_cloud(
     assert all(len(line) < 1000 and line.isprintable() for line in caplog.messages)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [{"\x9b2J\u202e": {}}, {"x" * 5000: {}}, {TEST_CLOUD: EXAMPLE_CLOUD | {"\x9b2J\u202e": 1}}],
+    ids=["name", "long name", "field"],
+)
+def test_names_in_an_invalid_file_cannot_disturb_the_log(
+    content: object, clouds: CloudRegistry, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(json.dumps(content))
+    clouds.reload_file()
+    [line] = caplog.messages
+    assert len(line) < 1000
+    assert line.isprintable()
+
+
 def test_reload_without_a_configured_file_changes_nothing() -> None:
     clouds = CloudRegistry(Settings())
     clouds.reload_file()
