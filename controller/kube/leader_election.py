@@ -130,8 +130,12 @@ class LeaderElector:
 
     def _wait_for_lease(self) -> float:
         """Return the time until the next attempt to take the Lease, at most the time until it is free."""
-        left = self._takeover_delay - (self._clock() - self._seen_at)
+        left = self._find_takeover_delay() - (self._clock() - self._seen_at)
         return left if 0 < left < self._retry_period else self._retry_period
+
+    def _find_takeover_delay(self) -> float:
+        """Return how long the Lease must not change before it is free. Its holder can have a longer duration."""
+        return max(self._takeover_delay, self._seen.lease_duration_seconds * TAKEOVER_DELAY / LEASE_DURATION)
 
     async def _run_term(self, lead: Callable[[], Awaitable[None]]) -> bool:
         """Run `lead` while the Lease is renewed. Return whether it returned by itself."""
@@ -243,7 +247,7 @@ class LeaderElector:
             if spec.holder_identity not in ("", self._identity, self._seen.holder_identity):
                 log.info("following", extra={"fields": {"leader": spec.holder_identity}})
             self._seen, self._seen_at = spec, now
-        return spec.holder_identity in ("", self._identity) or now - self._seen_at >= self._takeover_delay
+        return spec.holder_identity in ("", self._identity) or now - self._seen_at >= self._find_takeover_delay()
 
     def _claim_lease(self, spec: LeaseSpec) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

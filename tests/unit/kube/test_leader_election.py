@@ -161,6 +161,25 @@ def test_takeover_time_is_proportional_to_the_lease_duration(seconds: int) -> No
     virtual_time.run_virtual(main)
 
 
+def test_follower_with_a_shorter_duration_waits_until_the_leader_has_stopped() -> None:
+    """An upgrade shortens the duration, and the leader of the earlier release loses its connection."""
+
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        outage = Outage(100.0, 1000.0, "unreachable")
+        first = Replica(cast("FakeLeaseApi", FaultyConnection(api, clock, [outage])), "a", clock, 60)
+        await asyncio.sleep(1)
+        second = Replica(api, "b", clock, 15)
+        for _ in range(170):
+            await asyncio.sleep(1)
+            assert first.elector.leads + second.elector.leads <= 1
+        assert (first.elector.leads, second.elector.leads, api.spec["leaseDurationSeconds"]) == (False, True, 15)
+        await first.kill()
+        await second.kill()
+
+    virtual_time.run_virtual(main)
+
+
 @pytest.mark.parametrize(
     ("duration", "interval", "writes"), [(15, 2, 1800), (60, 15, 240), (60, 10, 360), (60, 1000, 180), (600, 150, 24)]
 )
