@@ -118,7 +118,8 @@ class BoundedListener:
 
     def __init__(self, handler: Handler, certificate: ServerCertificate | None = None) -> None:
         self._certificate = certificate
-        self._server = Server(handler, access_log=None, lingering_time=0)
+        # A handler ends with its connection. Otherwise handlers that wait for the API server would have no bound.
+        self._server = Server(handler, access_log=None, lingering_time=0, handler_cancellation=True)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self.connection_counts: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -205,6 +206,10 @@ class MetricsText:
 
     async def get(self) -> bytes:
         """Return the text, which is at most a moment old."""
+        # A client that leaves does not end the generation. Otherwise the next client would begin another one.
+        return await asyncio.shield(self._get_fresh())
+
+    async def _get_fresh(self) -> bytes:
         async with self._lock:
             if time.monotonic() >= self.fresh_until:
                 began = time.monotonic()

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import errno
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import aiohttp
@@ -237,6 +239,55 @@ async def test_client_that_reads_the_last_bytes_late_leaves_its_place(monkeypatc
     assert b"Content-Length: %d\r\n" % len(body) in head
     await eventually(lambda: not harness.servers.metrics_listener.connection_counts)
     await harness.servers.stop()
+
+
+async def test_client_that_leaves_during_a_review_keeps_nothing_in_memory() -> None:
+    """The API server does not answer, and clients connect and leave faster than reviews end."""
+    waiting: set[int] = set()
+    asked = 0
+
+    async def hang(_: str, __: str) -> HTTPStatus:
+        nonlocal asked
+        asked += 1
+        waiting.add(number := asked)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            waiting.discard(number)
+        return HTTPStatus.OK
+
+    servers = HttpServers(Metrics(), list, check=hang)
+    port, _ = servers.start("127.0.0.1", 0, 0)
+    for number in range(1, 4):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        await eventually(lambda number=number: asked == number)  # type: ignore[misc]
+        writer.close()
+    await eventually(lambda: not servers.metrics_listener.connection_counts)
+    await eventually(lambda: not waiting)
+    await servers.stop()
+
+
+async def test_client_that_leaves_does_not_end_the_generation_of_the_text(
+    harness: ServersHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise clients that leave at once would cause one generation after another."""
+    began, gate = threading.Event(), threading.Event()
+
+    def generate(_: object) -> bytes:
+        began.set()
+        gate.wait()
+        return b"text"
+
+    monkeypatch.setattr(http_server, "generate_latest", generate)
+    _, writer = await harness.connect()
+    writer.write(GET)
+    await asyncio.to_thread(began.wait)
+    writer.close()
+    await eventually(lambda: not harness.servers.metrics_listener.connection_counts)
+    gate.set()
+    assert await harness.scrape() == "text"
+    assert harness.servers.text.generated == harness.prepared == 1
 
 
 @pytest.mark.parametrize(
