@@ -28,8 +28,8 @@ class ServerCertificate:
             self._checked = self._clock()
             try:
                 if (version := self._read_version()) != self._version:
-                    self._version = version
                     self._context = self._load_certificate()
+                    self._version = version  # only now, so that a failure is followed by another attempt
                     log.info("the certificate of the metrics was renewed")
             except OSError as error:  # this includes ssl.SSLError
                 log.warning(

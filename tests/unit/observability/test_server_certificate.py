@@ -1,5 +1,6 @@
 """Test that the certificate of the metrics port is renewed while the server runs."""
 
+import errno
 import os
 import ssl
 from pathlib import Path
@@ -41,6 +42,29 @@ def test_renewed_certificate_is_served_and_a_broken_one_is_not(
     now[0] += CHECK_SECONDS
     assert certificate.tls_context() is second
     assert second.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_renewed_certificate_is_read_again_after_a_passing_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = ClusterAuthority(tmp_path, "ca")
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    write_certificate(authority, folder, "first", 1)
+    now = [0.0]
+    certificate = ServerCertificate(folder, lambda: now[0])
+    first = certificate.tls_context()
+    write_certificate(authority, folder, "second", 2)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    now[0] += CHECK_SECONDS
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(ssl.SSLContext, "load_cert_chain", fail)
+        assert certificate.tls_context() is first
+    now[0] += CHECK_SECONDS
+    assert certificate.tls_context() is not first
 
 
 @pytest.mark.parametrize("contents", [None, "", "broken"])
