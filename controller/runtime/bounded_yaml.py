@@ -68,7 +68,11 @@ def load_all(text: str) -> list[Any]:
                 if depth > MAX_DEPTH:
                     break  # the parser's time grows with the square of the depth
         raise
-    return list(yaml.load_all(text, Loader=LOADER))
+    try:
+        return list(yaml.load_all(text, Loader=LOADER))
+    except (LookupError, AttributeError, ArithmeticError):
+        # PyYAML does not check a text with a tag such as !!int, or whether a number in base 60 fits a float.
+        raise yaml.YAMLError("a value does not fit its type") from None
 
 
 def compose_all(text: str) -> list[yaml.Node]:

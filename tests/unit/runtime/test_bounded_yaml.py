@@ -206,3 +206,15 @@ def test_loader_creates_only_plain_objects() -> None:
 )
 def test_equals_sign_and_merge_sign_are_texts_as_in_kubernetes(text: str, value: object) -> None:
     assert bounded_yaml.load_all(text) == [value]
+
+
+@pytest.mark.parametrize(
+    "text", ['!!int ""', "!!float _", "!!bool x", "!!timestamp x", "1:" * 300 + "1.5"], ids=lambda text: text[:12]
+)
+def test_value_that_does_not_fit_its_tag_is_reported(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.yaml"
+    path.write_text(f"a: {text}\n")
+    with pytest.raises(yaml.YAMLError):
+        bounded_yaml.load_all(path.read_text())
+    with pytest.raises(BadInput, match=r"in\.yaml: cannot be read: a value does not fit its type$"):
+        read_yaml(path)
