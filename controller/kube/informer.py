@@ -168,6 +168,8 @@ class Informer(Generic[R]):
         self._is_short = False
         # The number of objects to request with the next page.
         self._limit = PAGE
+        # The version to watch from, or an empty text to list first. It is not lost if the watch breaks.
+        self._version = ""
         self._rate_limited_log = RateLimitedLog(log)
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
         self.synced = asyncio.Event()
@@ -180,19 +182,18 @@ class Informer(Generic[R]):
 
     async def run(self) -> None:
         """List and watch until cancelled."""
-        version = ""
         failures = 0
         while True:
             began = time.monotonic()
             try:
-                version = version or await self._list_all()
-                version = await self._watch_changes(version)
+                self._version = self._version or await self._list_all()
+                await self._watch_changes()
             except errors.ResourceExpired:
-                version = ""
+                self._version = ""
             except errors.KubeError as error:
                 self._note_failure(error)
                 if isinstance(error, errors.Refused | errors.NotFound):
-                    version = ""  # the rights or the CRD can have changed
+                    self._version = ""  # the rights or the CRD can have changed
                 # A watch that breaks after a while counts as the first failure.
                 failures = 1 if not error.status and self._has_lasted(began) else failures + 1
                 await asyncio.sleep(max(error.retry_after or 0.0, self._wait_after_failure(failures)))
@@ -204,7 +205,7 @@ class Informer(Generic[R]):
                 self.problem = (
                     f"unexpected {type(error).__name__}: the log has the traceback; the controller lists again"
                 )
-                version = ""
+                self._version = ""
                 failures += 1
                 await asyncio.sleep(self._wait_after_failure(failures))
                 continue
@@ -259,23 +260,25 @@ class Informer(Generic[R]):
                 self._limit = min(PAGE, self._limit * 2)
             return page
 
-    async def _watch_changes(self, version: str) -> str:
-        """Watch from that version. Return the version to continue from, or an empty text to list again."""
-        async for event in self._handle.watch(self._kube, self._namespace, version):
+    async def _watch_changes(self) -> None:
+        """Watch from the current version, and store the version to continue from: an empty text to list again."""
+        async for event in self._handle.watch(self._kube, self._namespace, self._version):
             if event.type == "ERROR":
-                return ""  # in practice this is 410: the version is too old; a list repairs every case
+                self._version = ""  # in practice this is 410: the version is too old; a list repairs every case
+                return
             self._note_recovery()
             item = self.decode_object(event.object)
             if item is None:
                 continue
-            version = item.metadata.resource_version or version
+            self._version = item.metadata.resource_version or self._version
             if event.type == "DELETED":
                 key = Key(item.metadata.namespace, item.metadata.name)
                 self._delete_key(key)
             elif event.type in ("ADDED", "MODIFIED") and item.metadata.name:
                 self.own_keys.add(self._store.set(item))
         self._note_recovery()
-        return "" if self._is_short else version
+        if self._is_short:
+            self._version = ""
 
     def decode_object(self, raw: msgspec.Raw) -> R | Unreadable | None:
         """Return the object or its fault. Log an object whose name cannot be read, and return None."""

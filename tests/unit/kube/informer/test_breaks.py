@@ -165,6 +165,20 @@ async def test_broken_watch_resets_the_pauses_only_if_it_lasted(
     assert harness.pauses == [1, 2, 4, pause]
 
 
+async def test_watch_that_breaks_continues_from_its_last_version(harness: InformerHarness) -> None:
+    """Otherwise the store would go back to deleted objects and earlier specs."""
+    await harness.play(
+        make_list(make_item("a")),
+        [
+            make_event("MODIFIED", make_item("a", generation=2, version="11")),
+            make_event("DELETED", make_item("a", generation=2, version="12")),
+            b"<html>\n",
+        ],
+        FOREVER,
+    )
+    assert harness.requested == ["list", "watch 10", "watch 12"]
+
+
 # Reports
 
 
