@@ -194,6 +194,8 @@ class Informer(Generic[R]):
                 self._note_failure(error)
                 if isinstance(error, errors.Refused | errors.NotFound):
                     self._version = ""  # the rights or the CRD can have changed
+                elif self._is_short and not error.status:
+                    self._version = ""  # a watch broke, and there can be room
                 # A watch that breaks after a while counts as the first failure.
                 failures = 1 if not error.status and self._has_lasted(began) else failures + 1
                 await asyncio.sleep(max(error.retry_after or 0.0, self._wait_after_failure(failures)))

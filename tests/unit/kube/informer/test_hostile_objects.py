@@ -174,6 +174,25 @@ async def test_objects_of_one_namespace_are_stored_up_to_its_budget(
     assert not any(isinstance(harness.store.get(key), Unreadable) for key in harness.store.keys())  # noqa: SIM118
 
 
+async def test_object_beyond_the_budget_is_read_later_although_each_watch_breaks(
+    harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy can cut each watch before its end."""
+    size = len(msgspec.json.encode(SECRET_SYNCS.decode_object(encode_object(make_item("a")))))
+    small = budgets.KEPT._replace(limit=size)
+    monkeypatch.setattr(budgets, "KEPT", small)
+    harness.informer.kept_bytes = TotalBudget(small)
+    await harness.play(
+        make_list(make_item("a"), make_item("b")),
+        [make_event("DELETED", make_item("a", version="11")), b"<html>\n"],
+        make_list(make_item("b")),
+        [b"<html>\n"],
+        FOREVER,
+    )
+    assert harness.requested == ["list", "watch 10", "list", "watch 10", "watch 10"]
+    assert not isinstance(harness.store.get(B), Unreadable)
+
+
 async def test_status_reports_an_object_beyond_the_budget(
     harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
