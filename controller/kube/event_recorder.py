@@ -76,7 +76,10 @@ class EventRecorder:
         body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{meta.name[:230]}.{secrets.token_hex(8)}", "namespace": meta.namespace},
+            "metadata": {
+                "name": f"{meta.name[:230].rstrip('-.')}.{secrets.token_hex(8)}",
+                "namespace": meta.namespace,
+            },
             "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": REPORTER,
             "reportingInstance": self._instance,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import pytest
 
-from controller.api.meta import Unreadable
+from controller.api.meta import Unreadable, is_object_name
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
 from controller.domain.status import Failed, Reportable, Synced, next_status
 from controller.errors import InputError, ProviderError
@@ -429,6 +429,16 @@ async def test_normal_events_can_be_turned_off(normal: bool, notes: list[str]) -
     events.close()
     await events.work()
     assert [event.note for event in kube.sent] == notes
+
+
+@pytest.mark.parametrize("name", ["a" * 228 + "--" + "b" * 20, "a" * 229 + "." + "b" * 20], ids=["dashes", "a dot"])
+async def test_event_of_an_object_with_a_long_name_has_a_valid_name(harness: ReporterHarness, name: str) -> None:
+    meta = msgspec.structs.replace(make_sync().metadata, name=name)
+    harness.events.record(meta, "Warning", "ProviderError", "failed")
+    harness.events.close()
+    await harness.events.work()
+    (body,) = harness.sent_to("/events")
+    assert is_object_name(body["metadata"]["name"])
 
 
 def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
