@@ -274,6 +274,8 @@ class RecentEntries(Generic[K, V]):
             largest = max(self.entries, key=lambda name: len(self.entries[name]))
             evicted.append(self.entries[largest].popitem(last=False))
             self._size -= 1
+            if not self.entries[largest]:
+                del self.entries[largest]
         return evicted
 
     def drop(self, namespace: str, key: K) -> V | None:

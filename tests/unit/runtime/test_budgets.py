@@ -158,3 +158,10 @@ def test_oldest_entry_of_a_namespace_is_evicted() -> None:
     recent.drop("a", "z")
     recent.drop("b", "y")
     assert not recent.entries
+
+
+def test_namespace_whose_last_entry_makes_room_uses_no_memory() -> None:
+    recent: RecentEntries[str, int] = RecentEntries(make_budget(2), total=1)
+    recent.put("a", "x", 1)
+    assert recent.put("b", "y", 2) == [("x", 1)]
+    assert recent.entries.keys() == {"b"}
