@@ -6,6 +6,7 @@ Source: Kubernetes API concepts, "Efficient detection of changes" (resourceVersi
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -184,9 +185,10 @@ class Informer(Generic[R]):
         """List and watch until cancelled."""
         failures = 0
         while True:
-            began = time.monotonic()
+            began = math.inf  # a list that fails has not lasted
             try:
                 self._version = self._version or await self._list_all()
+                began = time.monotonic()
                 await self._watch_changes()
             except errors.ResourceExpired:
                 self._version = ""

@@ -142,6 +142,12 @@ async def test_pauses_grow_up_to_a_limit(harness: InformerHarness) -> None:
     assert harness.pauses == [1, 2, 4, 8, 16, 30, 30, 30, 30]
 
 
+@pytest.mark.usefixtures("longest_pauses")
+async def test_pauses_also_grow_if_each_list_breaks_after_a_while(harness: InformerHarness) -> None:
+    await harness.play(*[ScriptedResponse(b'{"metadata":', broken=True)] * 4, make_list(), FOREVER)
+    assert harness.pauses == [1, 2, 4, 8]
+
+
 async def test_shortest_pause_is_200_ms(harness: InformerHarness) -> None:
     harness.informer.rng = FixedRandom(0.0)
     await harness.play(error_response(500), error_response(503), make_list(), FOREVER)
