@@ -277,6 +277,29 @@ def test_missing_lease_is_created_and_one_replica_leads_at_once(others: int) -> 
     virtual_time.run_virtual(main)
 
 
+@pytest.mark.parametrize(("duration", "interval", "longest"), [(15, 2, 5), (60, 15, 25)])
+@pytest.mark.parametrize("later", [0.1, 0.5, 0.9])
+def test_deleted_lease_causes_two_leaders_until_the_next_renewal(
+    later: float, duration: int, interval: float, longest: float
+) -> None:
+    async def main(clock: Clock) -> float:
+        api = FakeLeaseApi()
+        first = Replica(api, "a", clock, duration, interval)
+        await asyncio.sleep(interval * (10 + later))
+        api.exists = False
+        second = Replica(api, "b", clock, duration, interval)
+        both = 0.0
+        for _ in range(600):
+            await asyncio.sleep(0.1)
+            both += 0.1 * (first.elector.leads and second.elector.leads)
+        assert (first.elector.leads, second.elector.leads) == (False, True)
+        await first.kill()
+        await second.kill()
+        return both
+
+    assert 0 < virtual_time.run_virtual(main) <= longest
+
+
 def test_leader_whose_lease_is_deleted_stops_and_creates_it(caplog: pytest.LogCaptureFixture) -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
