@@ -34,8 +34,9 @@ MAX_REQUEST = 16 * 2**10
 ACCEPT_PAUSE = 0.01
 # A text is written in pieces, so that a client that does not read keeps only about one piece in memory.
 PIECE = 64 * 2**10
-# A text of metrics is served to all clients for a second, or for this many times the time of its generation.
-FRESH_SECONDS, FRESH_TIMES = 1.0, 10
+# A text of metrics is served to all clients for a second, or for this many times the time of its generation, up to a
+# minute.
+FRESH_SECONDS, FRESH_TIMES, MAX_FRESH_SECONDS = 1.0, 10, 60.0
 Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
 Check = Callable[[str, str], Awaitable[HTTPStatus]]
 """Decide about a request by its Authorization header and the client's address."""
@@ -218,7 +219,7 @@ class MetricsText:
                 self._text = await loop.run_in_executor(self._thread, generate_latest, self._metrics.registry)
                 self.generated += 1
                 now = time.monotonic()
-                self.fresh_until = now + max(FRESH_SECONDS, FRESH_TIMES * (now - began))
+                self.fresh_until = now + min(MAX_FRESH_SECONDS, max(FRESH_SECONDS, FRESH_TIMES * (now - began)))
             return self._text
 
     def close(self) -> None:

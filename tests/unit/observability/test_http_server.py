@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import aiohttp
@@ -17,10 +18,12 @@ from prometheus_client import Gauge
 from controller.observability import http_server
 from controller.observability.http_server import (
     MAX_CONNECTIONS,
+    MAX_FRESH_SECONDS,
     MAX_FROM_ONE,
     MAX_REQUEST,
     BoundedListener,
     HttpServers,
+    MetricsText,
 )
 from controller.observability.telemetry import Metrics
 
@@ -185,6 +188,18 @@ async def test_slow_metrics_text_is_kept_longer_and_blocks_no_task(
         last = time.monotonic()
     assert len(gaps) > 5
     assert harness.servers.text.fresh_until - time.monotonic() > 2  # ten times the generation time
+
+
+async def test_metrics_text_is_soon_generated_again_after_a_pause_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process stops for an hour while it generates the text."""
+    now = [1000.0]
+    text = MetricsText(Metrics(), prepare=lambda: now.__setitem__(0, now[0] + 3600))
+    monkeypatch.setattr(http_server, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    await text.get()
+    assert text.fresh_until - now[0] == MAX_FRESH_SECONDS
+    text.close()
 
 
 # Hostile clients
