@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import resource
 import subprocess
@@ -143,6 +144,20 @@ def test_values_are_read_from_standard_input() -> None:
     assert '"12345"' in done.stdout
 
 
+@pytest.mark.parametrize("flag", ["--values", "--set-file"])
+@pytest.mark.parametrize("path", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_open_file_that_helm_would_find_empty_is_refused(flag: str, path: str) -> None:
+    done = run(flag, f"clouds.x.ca={path}" if flag == "--set-file" else path, stdin="jitterSeconds: 12345\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"tools/render: {path}: is a pipe or an open file, which helm cannot read" in done.stderr
+
+
+def test_pipe_that_helm_would_find_empty_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert render.main(["--values", str(tmp_path / "pipe")]) == 2
+    assert f"{tmp_path}/pipe: is a pipe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -159,6 +174,8 @@ def test_values_are_read_from_standard_input() -> None:
         (["--set", "image=x"], r"image: .*object"),
         (["--set", "image"], r"failed parsing --set data: .*no value"),
         (["--set-file", "clouds.x.ca=/nowhere"], r"/nowhere: cannot be read: No such file"),
+        (["--set-file", "clouds.x.ca"], r"--set-file clouds\.x\.ca: expected PATH=FILE"),
+        (["--set-file", "clouds.x.ca=-"], r"--set-file clouds\.x\.ca=-: expected PATH=FILE"),
         (["--set-file", "logLevel=/dev/null,clouds.x.ca=/usr"], r"/usr: cannot be read: Is a directory"),
         (["--set-file", f"clouds.x.ca={sys.executable}"], r"python.*: cannot be read: it is not text"),
         (["--set", "defaultCloud=Moon"], r"defaultCloud: Moon .*AzurePublicCloud"),
@@ -166,7 +183,9 @@ def test_values_are_read_from_standard_input() -> None:
         (["--kube-version", "1.20.0"], r"kubeVersion"),
         (["--kube-version", "new"], r"new"),
         (["--namespace", "Capital"], r"--namespace Capital: .*a-z"),
-        (["--release", "under_score"], r"under_score"),
+        (["--release", "under_score"], r"--release under_score: .*a-z"),
+        (["--release", "a" * 54], r"--release a+: .*53"),
+        (["--release=--help"], r"--release --help: .*a-z"),
         (["--values", "/nowhere/values.yaml"], r"/nowhere/values\.yaml: cannot be read: No such file"),
         (["--values", "/usr"], r"/usr: cannot be read: Is a directory"),
         (["--values", "https://host.example/values.yaml"], r"https://host.example/values.yaml: cannot be read"),

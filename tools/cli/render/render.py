@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from controller.runtime import bounded_yaml
-from tools.cli.common import command, helm, printable
+from tools.cli.common import command, helm, kube_names, printable
 from tools.cli.render import values_file
 from tools.local_cluster.programs.versions import DEFAULT_KUBERNETES
 
@@ -41,6 +41,7 @@ APPLY_ORDER = (
 """Kinds in the order of application. Other kinds follow in alphabetical order."""
 
 _MARK = "# Written by tools/render; a later `tools/render --output DIR --force` replaces or removes this file."
+_MAX_RELEASE = 53
 _NAMESPACE = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
 
@@ -95,12 +96,16 @@ class RenderOptions:
             raise helm.BadValues(
                 [f"--namespace {self.namespace}: a namespace has at most 63 characters of a-z, 0-9 and -"]
             )
+        if not (kube_names.is_name(self.release) and len(self.release) <= _MAX_RELEASE):
+            raise helm.BadValues(
+                [f"--release {self.release}: a release has at most {_MAX_RELEASE} characters of a-z, 0-9, - and ."]
+            )
         for flag, argument in self.values:
             if flag == "--values":
                 values_file.check(argument, stdin if argument == "-" else None)
             if flag == "--set-file":
                 for pair in re.split(r"(?<!\\),", argument):
-                    values_file.read(pair.partition("=")[2])
+                    _check_set_file(pair)
 
     def arguments(self) -> list[str]:
         """Return the command line of `helm template`."""
@@ -113,6 +118,14 @@ class RenderOptions:
         versions = ["--kube-version", self.kube_version, *served, "--namespace", self.namespace]
         values = [word for pair in self.values for word in pair]
         return ["template", self.release, str(helm.CHART), *versions, *switches, *values]
+
+
+def _check_set_file(pair: str) -> None:
+    """Raise `helm.BadValues` if the file of `PATH=FILE` cannot be read."""
+    path = pair.partition("=")[2]
+    if path in ("", "-"):
+        raise helm.BadValues([f"--set-file {pair}: expected PATH=FILE, such as clouds.mine.ca=ca.pem"])
+    values_file.read_twice(path)
 
 
 def render(chosen: RenderOptions, stdin: str | None = None) -> list[RenderedObject]:

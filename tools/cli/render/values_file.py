@@ -13,10 +13,12 @@ from tools.cli.common import command, helm
 
 _NOTHING = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
+# Files that this process has open. helm has others.
+_OPEN_FILES = ("/dev/stdin", "/dev/fd/", "/proc/")
 
 
 def read(path: str) -> str:
-    """Return the text of a file."""
+    """Return the text of a file, or of standard input for `-`."""
     # helm also accepts URLs; this tool is offline.
     try:
         return bounded_yaml.read_text(Path(path))
@@ -24,9 +26,16 @@ def read(path: str) -> str:
         raise helm.BadValues([command.describe_unreadable(path, error)]) from error
 
 
+def read_twice(path: str) -> str:
+    """Return the text of a file that helm reads, too. Refuse a file that helm would find empty or not at all."""
+    if Path(path).is_fifo() or path.startswith(_OPEN_FILES):
+        raise helm.BadValues([f"{path}: is a pipe or an open file, which helm cannot read; use --values - instead"])
+    return read(path)
+
+
 def check(path: str, stdin: str | None) -> None:
     """Check that the file is one document that names each value once. `stdin` is the text for `-`."""
-    text = read(path) if stdin is None else stdin
+    text = read_twice(path) if stdin is None else stdin
     if not text.strip():
         raise helm.BadValues([f"{path}: is empty; leave it out to render the defaults"])
     try:
