@@ -48,8 +48,8 @@ def load_manifests(paths: Iterable[Path]) -> list[Manifest]:
     found: list[Manifest] = []
     for path in paths:
         for document in map(without_nulls, read_yaml(path)):
-            items = document.get("items", [document]) if isinstance(document, dict) else [document]
-            found += [_check_manifest(item, path) for item in items]
+            items = document.get("items") if isinstance(document, dict) else None
+            found += [_check_manifest(item, path) for item in (items if isinstance(items, list) else [document])]
     return found
 
 
@@ -61,7 +61,9 @@ def _check_manifest(item: Any, path: Path) -> Manifest:
     try:
         meta, spec = item["metadata"], item.get("spec", {})
         name, namespace = meta["name"], meta.get("namespace") or "default"
+        kind = item["kind"]
         fits = isinstance(spec, dict) and kube_names.is_name(name) and kube_names.is_namespace(namespace)
+        fits = fits and isinstance(kind, str)
     except (TypeError, KeyError, AttributeError):
         fits = False
     if not fits:
@@ -69,7 +71,6 @@ def _check_manifest(item: Any, path: Path) -> Manifest:
             f"{path}: a document is not a Kubernetes object, which has kind, metadata.name in small letters, and spec"
         )
     found: Manifest = item
-    kind = str(found.get("kind", ""))
     about = f"{path}: {kind} {name} does not have the form of its kind"
     try:
         if struct := _STRUCTS.get(kind):
