@@ -56,14 +56,15 @@ def load_manifests(paths: Iterable[Path]) -> list[Manifest]:
 def _check_manifest(item: Any, path: Path) -> Manifest:
     """Return the item if it has valid names and the form of its kind. Raise `BadInput` otherwise.
 
-    The names become parts of file names and commands.
+    The names of converted kinds become parts of file names and commands. Roles can have other names.
     """
     try:
         meta, spec = item["metadata"], item.get("spec", {})
         name, namespace = meta["name"], meta.get("namespace") or "default"
         kind = item["kind"]
-        fits = isinstance(spec, dict) and kube_names.is_name(name) and kube_names.is_namespace(namespace)
-        fits = fits and isinstance(kind, str)
+        is_converted = kind in _STRUCTS or kind in workloads.TEMPLATES
+        fits = isinstance(spec, dict) and isinstance(kind, str) and isinstance(name, str)
+        fits = fits and kube_names.is_namespace(namespace) and (kube_names.is_name(name) or not is_converted)
     except (TypeError, KeyError, AttributeError):
         fits = False
     if not fits:

@@ -347,6 +347,19 @@ def test_invalid_file_ends_with_exit_code_two(text: str, tmp_path: Path, capsys:
     assert migrate.main(["csi", str(tmp_path / "none.yaml")]) == 2
 
 
+def test_role_beside_a_workload_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "shop:reader"},
+        "rules": [],
+    }
+    (tmp_path / "app.yaml").write_text(yaml.safe_dump_all([role, make_class(), make_workload()]))
+    assert migrate.main(["csi", str(tmp_path / "app.yaml"), "--output", str(tmp_path / "out")]) == 0
+    made = yaml.safe_load_all((tmp_path / "out" / "manifests.yaml").read_text())
+    assert [each["kind"] for each in made] == ["SecretProviderClass", "SecretSync"]
+
+
 @pytest.mark.parametrize(
     "item",
     ["[" * 5000, "{objectName: [a], filePermission: '0600'}", "x", "a: [", "{objectName: a, filePermission: [1]}"],
