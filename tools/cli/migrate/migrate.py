@@ -29,7 +29,7 @@ from tools.cli.migrate.migration import Migration, MigrationOptions
 from tools.cli.migrate.migration_report import MANIFESTS, format_report, patch_file, syncs_of
 from tools.cli.migrate.objects import Manifest, MigrationNote, qualified_name
 from tools.cli.migrate.operators import command as operators_command
-from tools.cli.migrate.takeover import from_sse
+from tools.cli.migrate.takeover import from_sse, read_values
 from tools.cli.releases import ControllerRelease, ReleaseChoice
 
 _WORKLOADS = {
@@ -113,15 +113,19 @@ def _to_documents(manifests: Iterable[Manifest]) -> str:
     return "---\n".join(map(templating.to_ascii_yaml, manifests))
 
 
-async def migrate_csi(args: argparse.Namespace) -> int:
-    """Run `tools/migrate csi`, and return its exit code."""
+def _read_files(args: argparse.Namespace) -> list[Manifest]:
+    """Return the objects in the files of `tools/migrate csi`."""
     if args.cluster == bool(args.files):
         raise BadInput("give files, or --cluster")
+    return load_manifests(args.files)
+
+
+async def migrate_csi(args: argparse.Namespace) -> int:
+    """Run `tools/migrate csi`, and return its exit code."""
+    objects, issuer = args.given, ""
     if args.cluster:
         async with connect(args.kubeconfig) as caller:
             objects, issuer = await read_cluster(caller, args.namespace)
-    else:
-        objects, issuer = await asyncio.to_thread(load_manifests, args.files), ""
     found = migration.migrate_objects(
         objects, MigrationOptions(client_id=args.client_id, service_account=args.service_account)
     )
@@ -238,6 +242,8 @@ def _build_parser() -> argparse.ArgumentParser:
     three.add_argument("--apply", action="store_true", help="change the Secrets (default: print the changes)")
     four = commands.add_parser("adopt", help="make SecretSyncs the owners of their restored Secrets again")
     four.add_argument("--apply", action="store_true", help="change the Secrets (default: print the changes)")
+    one.set_defaults(read=_read_files)
+    two.set_defaults(read=read_values)
     for each, run in ((one, migrate_csi), (two, from_sse), (three, to_sse), (four, adopt_secrets)):
         each.add_argument("-n", "--namespace", default="", type=_parse_namespace, help="(default: all)")
         each.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
@@ -268,6 +274,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code; see `--help`."""
     args = _build_parser().parse_args(argv)
     try:
+        # The files are read before the event loop runs: in its threads, Ctrl-C would not end a read from a terminal.
+        args.given = args.read(args) if "read" in args else None
         code: int = asyncio.run(args.run(args))
     except (BadInput, errors.KubeError) as error:
         command.print_problem("tools/migrate", error)

@@ -35,9 +35,14 @@ _RELEASE_NAME, _RELEASE_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/r
 _OWN_CHART = "akv-secret-store"
 
 
+def read_values(args: argparse.Namespace) -> Mapping[str, Any] | None:
+    """Return SSE's settings in the file that the caller named, or None without one. Raise `BadInput`."""
+    return _values_of_file(args.values) if args.values else None
+
+
 async def from_sse(args: argparse.Namespace) -> int:
     """Run the subcommand, and return its exit code."""
-    given = await asyncio.to_thread(_values_of_file, args.values) if args.values else None
+    given: Mapping[str, Any] | None = args.given
     found: list[CheckResult] = []
     async with connect(args.kubeconfig) as caller:
         deployments = await _list_deployments(caller)

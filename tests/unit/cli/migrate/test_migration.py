@@ -1,6 +1,8 @@
 """Test tools/migrate csi: the result for classes and mounts of the CSI driver, and the notes for an administrator."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +360,27 @@ def test_role_beside_a_workload_may_have_a_colon_in_its_name(tmp_path: Path) -> 
     assert migrate.main(["csi", str(tmp_path / "app.yaml"), "--output", str(tmp_path / "out")]) == 0
     made = yaml.safe_load_all((tmp_path / "out" / "manifests.yaml").read_text())
     assert [each["kind"] for each in made] == ["SecretProviderClass", "SecretSync"]
+
+
+# A user at a terminal presses Ctrl-C while the tool waits for standard input.
+INTERRUPTED = """
+import os, signal, sys, types
+def read(size): os.kill(os.getpid(), signal.SIGINT); signal.pause()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.stdin = types.SimpleNamespace(buffer=types.SimpleNamespace(read=read))
+from tools.cli.common.command import run_and_exit
+from tools.cli.migrate import migrate
+run_and_exit("tools/migrate", migrate.main)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["csi", "-"], ["external-secrets", "-"], ["akv2k8s", "-f", "-"], ["from-sse", "--values", "-"]]
+)
+def test_ctrl_c_ends_a_read_from_standard_input(arguments: list[str]) -> None:
+    command = [sys.executable, "-P", "-c", INTERRUPTED, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "\ntools/migrate: stopped\n")
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
         )
         parser.add_argument("--issuer", default="", help="the cluster's issuer, for the az commands (default: its own)")
         parser.add_argument("--output", type=Path, metavar="DIR", help="write files there (default: stdout)")
-        parser.set_defaults(run=run)
+        parser.set_defaults(read=_read_files, run=run)
 
 
 def _parse_tenant(given: str) -> str:
@@ -158,22 +158,26 @@ def _parse_tenant(given: str) -> str:
     return given
 
 
-async def run(args: argparse.Namespace) -> int:
-    """Run one of the subcommands, and return the exit code."""
-    tool = _TOOLS[args.command]
+def _read_files(args: argparse.Namespace) -> ForeignObjects | None:
+    """Return the objects in the files and folders, or None if the cluster is to be read."""
     paths = [*args.files, *args.filename]
     if args.cluster == bool(paths):
         raise BadInput("give files or folders, or --cluster")
+    return None if args.cluster else load(paths, _TOOLS[args.command].kinds())
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Run one of the subcommands, and return the exit code."""
+    tool = _TOOLS[args.command]
+    found: ForeignObjects = args.given
     issuer = args.issuer
     if args.cluster:
         async with connect(args.kubeconfig) as caller:
             found = await _gather_objects(caller, tool, args.namespace)
             issuer = issuer or await _read_issuer(caller)
-    else:
-        found = await asyncio.to_thread(load, paths, tool.kinds())
-        if args.namespace:
-            kept = [each for each in found.objects if _is_in(each, args.namespace)]
-            found = msgspec.structs.replace(found, objects=kept)
+    elif args.namespace:
+        kept = [each for each in found.objects if _is_in(each, args.namespace)]
+        found = msgspec.structs.replace(found, objects=kept)
     options = ConversionOptions(
         vault=args.vault,
         client_id=args.client_id,
