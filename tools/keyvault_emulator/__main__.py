@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import selectors
 import signal
 import socket
 import sys
@@ -96,6 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         world = _load_world(options.state)
+        if options.until_stdin_closes:
+            _check_stdin()
         for port in filter(None, (options.port, options.control_port)):
             _refuse_taken(options.address, port)
     except EmulatorError as problem:
@@ -147,6 +150,15 @@ def _load_world(state: Path | None) -> EmulatorState:
     except UnicodeDecodeError as problem:
         raise EmulatorError(f"--state {state}: it is not text") from problem
     return load(text, state.resolve().parent)
+
+
+def _check_stdin() -> None:
+    """Raise `EmulatorError` if the end of the standard input cannot be awaited: a file, /dev/null, or none at all."""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(sys.stdin, selectors.EVENT_READ)
+    except (ValueError, PermissionError) as problem:
+        raise EmulatorError("--until-stdin-closes: the standard input must be a pipe or a terminal") from problem
 
 
 def _refuse_taken(address: str, port: int) -> None:

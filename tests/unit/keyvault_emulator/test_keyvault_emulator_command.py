@@ -1,10 +1,15 @@
 """Test the emulator's command line: each invalid input is reported in one line that names it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tools.keyvault_emulator.__main__ import main
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,24 @@ def test_invalid_option_is_reported(option: str, reason: str, capsys: pytest.Cap
         main([option])
     assert ended.value.code == 2
     assert reason in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("stdin", ["</dev/null", "<&-", "<file"])
+def test_standard_input_that_never_closes_is_refused(stdin: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a")
+    program = f'exec "$0" -m tools.keyvault_emulator --until-stdin-closes --directory made {stdin}'
+    done = subprocess.run(
+        ["sh", "-c", program, sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "keyvault-emulator: --until-stdin-closes: the standard input must be a pipe or a terminal\n"
+    assert not (tmp_path / "made").exists()
 
 
 def test_folder_that_cannot_be_created_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
