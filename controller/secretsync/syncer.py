@@ -61,11 +61,11 @@ class LastWrite(msgspec.Struct):
     """The state of a Secret after this process's last write.
 
     `digests` are of the values by key. `fingerprint` is the `data_fingerprint` of the Secret. `untried` is true until
-    the first attempt. `exists` says whether there was a Secret at the last look. `failing` are the keys whose failure
-    prevented the last write, and `refused` is the write that the API server refused. `unusable` has the error of each
-    key whose fetched value cannot be used. The error remains until a poll finds another value. `contested` is a warning
-    about labels or annotations that another component changes back. `repairs` counts the consecutive drift checks that
-    found them changed.
+    the first attempt. `exists` says whether there was a Secret at the last probe or write. `failing` are the keys whose
+    failure prevented the last write, and `refused` is the write that the API server refused. `unusable` has the error
+    of each key whose fetched value cannot be used. The error remains until a poll finds another value. `contested` is a
+    warning about labels or annotations that another component changes back. `repairs` counts the consecutive drift
+    checks that found them changed.
     """
 
     digests: Mapping[str, bytes] = {}

@@ -168,7 +168,7 @@ async def test_throttled_key_is_fetched_alone_and_as_a_first_sync(harness: Synce
 
 async def test_last_write_says_whether_the_secret_exists(harness: SyncerHarness) -> None:
     harness.written = LastWrite()
-    await harness.sync(metadata_response(make_secret_meta()))  # a first attempt creates the Secret without a look
+    await harness.sync(metadata_response(make_secret_meta()))  # a first attempt creates the Secret without a probe
     seen = [harness.written.exists]
     harness.vault.values = dict.fromkeys(("user", "pass"), ObjectError("gone"))
     for answer in (ABSENT, metadata_response(make_secret_meta())):
