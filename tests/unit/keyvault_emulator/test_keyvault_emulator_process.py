@@ -251,6 +251,12 @@ vaults:
             "vaults: {a: {tenant: t, certificates: {web: {versions: [{}]}}}}",
             "vaults.a.certificates.web: a version needs",
         ),
+        ("vaults: {a: {tenant: t, keys: {k: {versions: [{}]}}}}", "vaults.a.keys.k: a version needs `jwk`"),
+        ("vaults: {a: {tenant: t, keys: {k: {versions: [{jwk: {kty: oct}}]}}}}", "'oct' is not known; use RSA"),
+        (
+            "vaults: {a: {tenant: t, secrets: {Web: {versions: [{value: x}]}}, keys: {}, certificates: {web: {}}}}",
+            "vaults.a.certificates: 'web' is also the name of a secret or key",
+        ),
         (
             "vaults: {a: {tenant: t, certificates: {w: {versions: [{file: no.pem}]}}}}",
             "no.pem: cannot be read",

@@ -17,6 +17,9 @@ PFX = "application/x-pkcs12"
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521", "secp256k1": "P-256K"}
 
 
+KEY_TYPES = ("RSA", "EC", "RSA-HSM", "EC-HSM", "oct-HSM")
+"""The types of keys of Key Vault."""
+
 _BY_CURVE: dict[str, ec.EllipticCurve] = {
     "P-256": ec.SECP256R1(),
     "P-384": ec.SECP384R1(),
@@ -147,7 +150,7 @@ def new_jwk(kty: str, curve: str) -> dict[str, str]:
         # Recorded answers have a leading zero in the exponent of hardware keys.
         return {**jwk, "kty": kty, "e": "AAEAAQ"} if hardware else jwk
     if family != "EC":
-        raise EmulatorError(f"kty: {kty!r} is not known; use RSA, EC, RSA-HSM, EC-HSM or oct-HSM")
+        raise EmulatorError(f"kty: {kty!r} is not known; use one of {', '.join(KEY_TYPES)}")
     if curve not in _BY_CURVE:
         raise EmulatorError(f"curve: {curve!r} is not known; use one of {', '.join(_BY_CURVE)}")
     return {**public_jwk(ec.generate_private_key(_BY_CURVE[curve]).public_key()), "kty": kty}

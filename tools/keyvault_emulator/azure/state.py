@@ -246,6 +246,11 @@ def load(text: str | bytes, folder: Path) -> EmulatorState:
         vault.name = vault.name or name
         for kind in ("secrets", "certificates", "keys"):
             _complete_vault(vault, kind, folder, int(world.now()))
+        if shared := sorted(vault.certificates.keys() & (vault.secrets.keys() | vault.keys.keys())):
+            raise EmulatorError(
+                f"vaults.{vault.name}.certificates: {shared[0]!r} is also the name of a secret or key; a certificate"
+                " owns the secret and the key of its name"
+            )
     world.identities = {key.lower(): value for key, value in world.identities.items()}
     world.vaults = {key.lower(): value for key, value in world.vaults.items()}
     for issuer in world.issuers.values():
@@ -272,7 +277,17 @@ def _complete_vault(vault: Vault, kind: Kind, folder: Path, now: int) -> None:
                 if version.file is None:
                     raise EmulatorError(f"vaults.{vault.name}.certificates.{key}: a version needs `file`, a PEM or PFX")
                 fill(version, certificates.parse(_read_file(folder, version.file), version.password))
+            if kind == "keys":
+                _check_key(version, f"vaults.{vault.name}.keys.{key}")
     setattr(vault, kind, {key.lower(): entry for key, entry in book.items()})
+
+
+def _check_key(version: Version, place: str) -> None:
+    kty = (version.jwk or {}).get("kty")
+    if kty is None:
+        raise EmulatorError(f"{place}: a version needs `jwk`, the public key with `kty`")
+    if kty not in certificates.KEY_TYPES:
+        raise EmulatorError(f"{place}: kty {kty!r} is not known; use {', '.join(certificates.KEY_TYPES)}")
 
 
 def fill(version: Version, material: certificates.CertificateMaterial) -> None:
