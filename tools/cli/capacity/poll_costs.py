@@ -217,6 +217,8 @@ def _count_calls(needs: Counter[str], selects: bool, vault_objects: int) -> _Cal
 
 def format_costs(costs: PollCosts) -> Iterator[str]:
     """Return the costs as text, the most expensive vault first."""
+    if not costs.groups and not costs.notes:
+        yield "no SecretSync and no AKVSync: no poll calls a vault"
     for vault, calls in costs.calls_by_vault.items():
         yield f"Key Vault {printable.line(vault)}: {calls} calls for a poll without changes"
         for group in (group for group in costs.groups if group.reader.vault == vault):

@@ -178,6 +178,11 @@ def test_text_shows_the_most_expensive_first_and_is_safe(tmp_path: Path, capsys:
     assert "\u202e" not in out
 
 
+def test_source_that_reads_no_vault_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main(["--from", write_manifests(tmp_path, {"kind": "Pod"})]) == 0
+    assert capsys.readouterr().out == "no SecretSync and no AKVSync: no poll calls a vault\n"
+
+
 def test_fleet_of_clusters_with_these_objects_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"a{number}" for number in range(20)]
     folder = write_manifests(
