@@ -41,11 +41,17 @@ class _StatusBody(Wire, frozen=True, kw_only=True):
 
 
 class KubeClient:
-    """A connection pool to the API server. Use it as an async context manager."""
+    """A connection pool to the API server. Use it as an async context manager.
 
-    def __init__(self, access: ApiServerConfig, user_agent: str = FIELD_MANAGER) -> None:
+    `next_step` is the end of the message for a request without an answer.
+    """
+
+    def __init__(
+        self, access: ApiServerConfig, user_agent: str = FIELD_MANAGER, next_step: str = "it is tried again"
+    ) -> None:
         self._access = access
         self._user_agent = user_agent
+        self._next_step = next_step
         self._session: aiohttp.ClientSession | None = None
         self.check_write: Callable[[], None] = _allow_all
 
@@ -104,9 +110,9 @@ class KubeClient:
                     raise _translate_error(response, status.message, shown)
                 yield response
         except TimeoutError as error:
-            raise errors.Unreachable("the Kubernetes API did not answer in time; it is tried again") from error
+            raise errors.Unreachable(f"the Kubernetes API did not answer in time; {self._next_step}") from error
         except (aiohttp.ClientError, OSError) as error:
-            text = f"the Kubernetes API cannot be reached ({type(error).__name__}); it is tried again"
+            text = f"the Kubernetes API cannot be reached ({type(error).__name__}); {self._next_step}"
             raise errors.Unreachable(text) from error
         finally:
             zeroize(content)  # the content of a Secret contains values

@@ -216,6 +216,17 @@ def run_tool(tool: str, capsys: pytest.CaptureFixture[str]) -> str:
     return text
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_unreachable_server_is_named_with_the_next_step(
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No tool makes a second attempt, so none announces one."""
+    monkeypatch.setenv("KUBECONFIG", write_kubeconfig(tmp_path, "http://127.0.0.1:1"))
+    (message,) = run_tool(tool, capsys).splitlines()
+    assert "check that this machine can reach http://127.0.0.1:1" in message
+    assert "tried again" not in message
+
+
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_tool_ends_after_any_answer(

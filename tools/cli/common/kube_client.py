@@ -216,7 +216,9 @@ async def connect(kubeconfig: Path | None) -> AsyncIterator[OperatorKubeClient]:
     """
     named = str(kubeconfig or "") or os.environ.get("KUBECONFIG", "") or await asyncio.to_thread(_default_kubeconfig)
     await asyncio.to_thread(_check_kubeconfig, Path(named))
-    async with KubeClient(await config.find_config({**os.environ, "KUBECONFIG": named}), _USER_AGENT) as kube:
+    access = await config.find_config({**os.environ, "KUBECONFIG": named})
+    next_step = f"check that this machine can reach {access.server}, the server of the kubeconfig"
+    async with KubeClient(access, _USER_AGENT, next_step) as kube:
         try:
             yield OperatorKubeClient(kube)
         except Exception as error:
