@@ -34,7 +34,8 @@ _NAME = r"[a-z0-9][-a-z0-9.]{0,252}"
 _REFUSAL = re.compile(
     rf"^[^']{{0,400}}ValidatingAdmissionPolicy '{POLICY}\.{_NAME}' with binding '{POLICY}\.{_NAME}' denied request: "
     rf"(?P<claim>release (?P<release>{_NAME}/{_NAME}) serves (?P<where>[-a-z0-9, .]{{1,600}}))"
-    r"; (?P<leader>[-a-z0-9._]{1,320}) leads it since its renewal at (?P<renewed>[-0-9TZ:.]{1,40})$"
+    r"; (?P<leader>[-a-z0-9._]{1,320}) leads it since its renewal at (?P<renewed>[-0-9TZ:.]{1,40})"
+    r"(, with a Lease of (?P<duration>\d{1,9}) s)?$"
 )
 log = logging.getLogger(__name__)
 
@@ -120,9 +121,11 @@ class OverlapCheck:
         now = self._clock()
         if refusal and refusal != self._seen:
             self._seen, self._changed_at = refusal, now
-        if now - self._changed_at >= self._patience:
-            return ""
         found = _REFUSAL.match(self._seen)
+        # A release with a longer Lease can renew it more rarely.
+        other = int(found["duration"] or 0) if found else 0
+        if now - self._changed_at >= max(self._patience, patience(other)):
+            return ""
         if leads and found and f"{self._settings.pod_namespace}/{self._settings.lease_name}" < found["release"]:
             return ""  # both lead: the release whose name sorts first continues
         if not found:

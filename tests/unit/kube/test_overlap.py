@@ -21,16 +21,20 @@ SETTINGS = Settings(lease_name="mine", pod_namespace="home", watch_namespaces=("
 
 
 def make_denial(
-    release: str = "there/scribe", renewed: str = "2026-01-01T00:00:01.000000Z", where: str = "shop"
+    release: str = "there/scribe",
+    renewed: str = "2026-01-01T00:00:01.000000Z",
+    where: str = "shop",
+    duration: int | None = 15,
 ) -> ScriptedResponse:
     """Return the API server's answer if another release's policy refuses a request."""
     namespace, _, name = release.partition("/")
     policy = f"overlap.{name}.{namespace}"
+    lease = "" if duration is None else f", with a Lease of {duration} s"
     return error_response(
         422,
         f"leases.coordination.k8s.io \"mine\" is forbidden: ValidatingAdmissionPolicy '{policy}' with binding"
         f" '{policy}' denied request: release {release} serves {where}; {name}-0_ab12 leads it since its renewal at"
-        f" {renewed}",
+        f" {renewed}{lease}",
     )
 
 
@@ -97,6 +101,15 @@ async def test_second_release_takes_over_after_the_first_is_gone(
     assert await harness.attempt_probe(make_denial())
     assert await harness.attempt_probe(end, after=patience(SETTINGS.lease_duration) - 1)
     assert await harness.attempt_probe(end, after=1) == ""
+
+
+@pytest.mark.parametrize("duration", [None, 5, 15, 60, 600])
+async def test_release_with_a_longer_lease_counts_as_gone_later(harness: OverlapHarness, duration: int | None) -> None:
+    denial = make_denial(duration=duration)
+    assert await harness.attempt_probe(denial)
+    seconds = max(patience(SETTINGS.lease_duration), patience(duration or 0))
+    assert await harness.attempt_probe(denial, after=seconds - 1)
+    assert await harness.attempt_probe(denial, after=1) == ""
 
 
 async def test_upgrade_of_the_first_release_causes_no_takeover(harness: OverlapHarness) -> None:

@@ -170,7 +170,9 @@ OVERLAP = AdmissionPolicy(
             overlap.SERVED,
             message_expression=f"'release ' + {_HOME} + '/{FULL_NAME} serves {_SERVED_SHOWN}; '"
             " + params.spec.holderIdentity + ' leads it since its renewal at '"
-            " + (has(params.spec.renewTime) ? string(params.spec.renewTime) : 'no time')",
+            " + (has(params.spec.renewTime) ? string(params.spec.renewTime) : 'no time')"
+            " + (has(params.spec.leaseDurationSeconds)"
+            " ? ', with a Lease of ' + string(params.spec.leaseDurationSeconds) + ' s' : '')",
         ),
     ),
 )
