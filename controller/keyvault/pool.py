@@ -128,18 +128,22 @@ class VaultPool:
     async def evict_idle(self, seconds: float) -> None:
         """Close readers without a request in that time, and delete the tokens of their identities."""
         now = time.monotonic()
-        for namespace, key, entry in self.entries.items():
-            if now - entry.used > seconds:
-                self.entries.drop(namespace, key)
-                await entry.reader.close()
+        # All are forgotten before the first is closed. In the meantime, a new reader could otherwise get one of them.
+        idle = [(namespace, key, entry) for namespace, key, entry in self.entries.items() if now - entry.used > seconds]
+        for namespace, key, _ in idle:
+            self.entries.drop(namespace, key)
         left = [key for _, key, _ in self.entries.items()]
-        for credential in self.credentials.keys() - {key[:2] for key in left}:
-            await self.credentials.pop(credential).close()
         for url in self.rate_limiters.keys() - {key.vault_url for key in left}:
             if not self.rate_limiters[url].seconds_closed():
                 del self.rate_limiters[url]
-        for ca in self.transports.keys() - {key.cloud.ca for key in left}:
-            await _close_session(self.transports.pop(ca))
+        credentials = [self.credentials.pop(key) for key in self.credentials.keys() - {key[:2] for key in left}]
+        transports = [self.transports.pop(ca) for ca in self.transports.keys() - {key.cloud.ca for key in left}]
+        for _, _, entry in idle:
+            await entry.reader.close()
+        for credential in credentials:
+            await credential.close()
+        for transport in transports:
+            await _close_session(transport)
 
     def _transport_for(self, ca: str, *, direct: bool) -> AioHttpTransport:
         """Return the transport that trusts that CA. The test cloud is a pod in the same cluster and has its own CA."""

@@ -1,8 +1,10 @@
 """Test that the pool shares readers, evicts idle ones, and is bounded."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from azure.core.pipeline.transport import AioHttpTransport
 
 from controller.config.settings import Cloud
 from controller.errors import ClassError
@@ -10,6 +12,7 @@ from controller.keyvault import pool
 from controller.keyvault.credentials import Identity
 from controller.keyvault.pool import VaultPool
 from controller.runtime import budgets
+from tools.local_cluster.pki import ClusterAuthority
 
 
 async def test_reader_is_shared_by_one_identity_and_evicted_when_idle(
@@ -46,6 +49,40 @@ async def test_reader_is_shared_by_one_identity_and_evicted_when_idle(
     assert not len(all_vaults.entries)
     assert not all_vaults.transports
     assert not all_vaults.rate_limiters
+    await all_vaults.close()
+
+
+async def test_new_reader_gets_no_connections_that_are_being_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clouds = {
+        name: Cloud(
+            authority="https://login.example.com",
+            vault_url="https://{vault}.example.com",
+            ca=ClusterAuthority(tmp_path, name).pair.cert.read_text(),
+        )
+        for name in ("one", "two", "three")
+    }
+
+    async def assertion(_: Identity) -> str:
+        return "a.b.c"
+
+    all_vaults = VaultPool(clouds, assertion, lambda *_: None)
+    identity = Identity("team", "robot", "client", "tenant-1")
+    for name in clouds:
+        all_vaults.reader(identity, name, "shop")
+    before = dict(all_vaults.transports)
+
+    async def read_meanwhile(closed: AioHttpTransport) -> None:
+        for name in clouds:
+            all_vaults.reader(identity, name, "shop")
+        assert not {id(each) for each in all_vaults.transports.values()} & {id(each) for each in before.values()}
+        await close_session(closed)
+
+    close_session = getattr(pool, "_close_session")  # noqa: B009 -- private
+    with monkeypatch.context() as closing:
+        closing.setattr(pool, "_close_session", read_meanwhile)
+        await all_vaults.evict_idle(-1)
     await all_vaults.close()
 
 
