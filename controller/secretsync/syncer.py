@@ -61,11 +61,11 @@ class LastWrite(msgspec.Struct):
     """The state of a Secret after this process's last write.
 
     `digests` are of the values by key. `fingerprint` is the `data_fingerprint` of the Secret. `untried` is true until
-    the first attempt. `exists` says whether there was a Secret at the last probe or write. `failing` are the keys whose
-    failure prevented the last write, and `refused` is the write that the API server refused. `unusable` has the error
-    of each key whose fetched value cannot be used. The error remains until a poll finds another value. `contested` is a
-    warning about labels or annotations that another component changes back. `repairs` counts the consecutive drift
-    checks that found them changed.
+    the first attempt. `exists` says whether the SecretSync had its Secret at the last probe or write. `failing` are the
+    keys whose failure prevented the last write, and `refused` is the write that the API server refused. `unusable` has
+    the error of each key whose fetched value cannot be used. The error remains until a poll finds another value.
+    `contested` is a warning about labels or annotations that another component changes back. `repairs` counts the
+    consecutive drift checks that found them changed.
     """
 
     digests: Mapping[str, bytes] = {}
@@ -102,6 +102,7 @@ class Syncer:
             written.untried = False
             match check_ownership(sync, secret):
                 case WaitForGarbageCollection():
+                    written.exists = False
                     return Requeue(COLLECTED_SOON, NOT_COLLECTED.format(sync.metadata.name))
                 case RejectWrite(error):
                     raise error
@@ -114,6 +115,9 @@ class Syncer:
             failing = written.failing - (unchanged - unusable.keys())
             fetched = await self._fetcher.fetch_values(sync, resolved, task, known, failing)
             return await self._apply_decision(sync, resolved, secret, fetched, written)
+        except errors.OwnershipError:
+            written.exists = False
+            raise
         except (errors.Conflict, errors.NotFound):
             return Requeue(COLLECTED_SOON)  # another client changed or deleted the Secret first
 

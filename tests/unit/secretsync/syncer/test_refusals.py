@@ -1,5 +1,6 @@
 """Test Secrets of other owners, refusals of the API server, and mistakes that the syncer finds before any call."""
 
+import contextlib
 import traceback
 
 import msgspec
@@ -12,7 +13,8 @@ from controller.api.secretsync import SecretSync
 from controller.config.settings import FOREIGN_SECRET, Settings
 from controller.domain.status import Synced
 from controller.errors import Retry
-from controller.secretsync.sync_resolver import Class
+from controller.secretsync.sync_resolver import Class, ResolvedSync
+from controller.secretsync.work_state import Fetch
 from tests.support.builders import make_owner, make_secret_meta, make_sync
 from tests.support.scripted_api_server import ScriptedResponse, error_response
 from tests.unit.secretsync.syncer.harness import (
@@ -41,6 +43,31 @@ async def test_secret_of_another_owner_causes_no_vault_call(harness: SyncerHarne
     assert error.retry is Retry.BLOCKED
     assert harness.requests == ["probe"]
     assert not harness.vault.readers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(metadata_response(make_secret_meta(owners=[])), id="another owner by its metadata"),
+        pytest.param(
+            error_response(422, f"ValidatingAdmissionPolicy 'x' denied request: {FOREIGN_SECRET}: …"),
+            id="another owner by admission policy",
+        ),
+        pytest.param(metadata_response(make_secret_meta(owners=[make_owner(uid="earlier")])), id="an earlier one"),
+    ],
+)
+async def test_secret_of_another_owner_does_not_count_as_created(
+    harness: SyncerHarness, answer: ScriptedResponse
+) -> None:
+    """A later failure that probes no Secret would otherwise report SecretCreated=True."""
+    harness.written.exists = True
+    harness.server.add_responses(answer)
+    resolved = await harness.resolver.resolve_sync(make_sync(), make_class())
+    assert isinstance(resolved, ResolvedSync)
+    with contextlib.suppress(errors.OwnershipError):
+        await harness.syncer.sync(make_sync(), resolved, harness.written, Fetch(0.0))
+    assert harness.requests == ["probe"]
+    assert harness.written.exists is False
 
 
 async def test_secret_of_an_earlier_secretsync_requeues_the_sync(harness: SyncerHarness) -> None:
