@@ -151,6 +151,7 @@ class FederatedCredential:
             except ControllerError as error:
                 self.count_failure(self._host)
                 self._has_failed = True
+                now = time.time()  # the exchange can have taken longer than its failure is remembered
                 if self._token and self._token.expires_on > now:
                     self._renew_at = now + REMEMBER_FAILURE  # early renewal failed; the current token is valid
                     return self._token

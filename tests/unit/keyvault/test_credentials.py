@@ -25,6 +25,7 @@ from controller import errors
 from controller.config.settings import TOKEN_AUDIENCE, Cloud
 from controller.keyvault import credentials
 from controller.keyvault.credentials import (
+    EXCHANGE_SECONDS,
     REMEMBER_FAILURE,
     RENEW_BEFORE,
     RENEW_FORBIDDEN,
@@ -486,6 +487,23 @@ async def test_token_is_used_until_it_expires_if_renewal_fails(harness: EntraHar
     assert harness.assertions == 2  # the failed renewal is remembered
     harness.now += RENEW_BEFORE - 1
     assert isinstance(await harness.get_error(), errors.ProviderError if entra_fails else errors.KubeError)
+
+
+async def test_renewal_that_fails_slowly_is_remembered(harness: EntraHarness) -> None:
+    """Otherwise each request of the identity would wait for another exchange, although its token is valid."""
+
+    async def fail_slowly() -> str:
+        harness.assertions += 1
+        harness.now += EXCHANGE_SECONDS
+        raise errors.Unreachable("the Kubernetes API did not answer in time")
+
+    harness.entra.add_responses(make_token_response("t1"))
+    await harness.get_token()
+    harness.now += RENEW_FORBIDDEN
+    harness.credential.note_forbidden()
+    harness.credential.new_assertion = fail_slowly
+    assert [await harness.get_token() for _ in range(3)] == ["t1"] * 3
+    assert harness.assertions == 2
 
 
 async def test_refused_token_is_replaced_once_per_interval(harness: EntraHarness) -> None:
