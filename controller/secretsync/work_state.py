@@ -190,7 +190,7 @@ class WorkState(msgspec.Struct):
             return False  # the last fetch is newer than the list, and the status can be older than both
         task = task_after_poll(wanted, result, status, self.pending, now, utc_now, unusable)
         if (task is None or isinstance(task, Confirm)) and isinstance(self.pending, Fetch) and self.due == OnPoll():
-            task = Fetch(now, self.pending.keys)  # it waited for the vault, and the status does not say so yet
+            task = Fetch(now, frozenset())  # it waited for the vault, and the status does not say so yet
         if task is None or isinstance(task, Confirm):
             self.equal_at = utc_now
             if isinstance(self.pending, ReportFailure):

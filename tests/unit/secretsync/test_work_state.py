@@ -322,7 +322,8 @@ def test_fetch_runs_if_the_vault_returns_before_the_failure_is_stored(age: float
     assert handle_poll(state, make_snapshot(), make_status(age=age)) is True
     state.was_reported(UNREACHABLE.message)
     assert state.next_action(NOW) == MakeAttempt()
-    assert (state.take_task(NOW), state.equal_at) == (Fetch(NOW), None)
+    # As after any outage, the poll has shown that no value needs to be fetched.
+    assert (state.take_task(NOW), state.equal_at) == (Fetch(NOW, frozenset()), None)
 
 
 def test_task_is_taken_once_and_an_attempt_without_one_fetches_everything() -> None:
