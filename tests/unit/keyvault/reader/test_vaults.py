@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from azure.core.pipeline.transport import AioHttpTransport
+from aiohttp import ClientSession
 
 from controller.config.settings import Cloud
 from controller.errors import ClassError
@@ -73,15 +73,15 @@ async def test_new_reader_gets_no_connections_that_are_being_closed(
         all_vaults.reader(identity, name, "shop")
     before = dict(all_vaults.transports)
 
-    async def read_meanwhile(closed: AioHttpTransport) -> None:
+    async def read_meanwhile(closed: ClientSession) -> None:
         for name in clouds:
             all_vaults.reader(identity, name, "shop")
         assert not {id(each) for each in all_vaults.transports.values()} & {id(each) for each in before.values()}
         await close_session(closed)
 
-    close_session = getattr(pool, "_close_session")  # noqa: B009 -- private
+    close_session = ClientSession.close
     with monkeypatch.context() as closing:
-        closing.setattr(pool, "_close_session", read_meanwhile)
+        closing.setattr(ClientSession, "close", read_meanwhile)
         await all_vaults.evict_idle(-1)
     await all_vaults.close()
 
