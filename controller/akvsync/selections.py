@@ -97,10 +97,14 @@ class SelectionTracker:
         group = self._group_of(akv)
         known = self._selections.get(key)
         if known and known.group == group and known.query.entries == query.entries:
-            known.query = query
-            if known.listed_at is not None:
-                self._poller.select(key, group, query, 0.0)
-            return
+            is_known = known.sighting is not None or known.listed_at is None  # or its list is due
+            if is_known or (listed_ago is not None and known.query.syncs <= query.syncs):
+                known.query = query
+                if known.listed_at is not None:
+                    self._poller.select(key, group, query, 0.0)
+                return
+            # After a restart, an edit or a deleted SecretSync needs a list: only then the selected objects are known.
+            listed_ago = None
         self._poller.deselect(key)
         selection = self._selections[key] = _SelectionState(group, query, gone={})
         if listed_ago is not None:

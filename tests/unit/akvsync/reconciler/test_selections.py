@@ -158,6 +158,26 @@ def test_restart_lists_and_writes_nothing_and_keeps_the_poll_time(
     assert harness.list_names() == before[0]
 
 
+def test_edit_after_a_restart_takes_effect_at_once(two_selected: AKVSyncHarness) -> None:
+    """The new process has not listed the vault yet, so it does not know which objects the entry selects."""
+    two_selected.regain_leadership()
+    two_selected.advance(60)
+    two_selected.apply([KEEP_SHOP | {"labels": {"x": "y"}}])
+    two_selected.advance(5)
+    assert [call for _, call in two_selected.list_calls] == ["select", "select"]
+    made = [two_selected.objects["secretsyncs", name]["spec"]["secretObject"] for name in two_selected.list_names()]
+    assert [secret["labels"] for secret in made] == [{"x": "y"}] * 2
+
+
+def test_deleted_secretsync_returns_at_once_after_a_restart(two_selected: AKVSyncHarness) -> None:
+    two_selected.regain_leadership()
+    two_selected.advance(60)
+    two_selected.remove("secretsyncs", "a")
+    two_selected.advance(5)
+    assert two_selected.list_names() == ["a", "b"]
+    assert [call for _, call in two_selected.list_calls] == ["select", "select"]
+
+
 def test_edits_of_the_selection_list_at_once_at_a_limited_rate(two_selected: AKVSyncHarness) -> None:
     for number in range(20):
         two_selected.apply([{"select": {"namePattern": f"shop-?{'*' * number}"}}])
