@@ -172,9 +172,14 @@ def expand_akvsync(
         return GeneratedObjects(source=_build_class(akv, made_items), syncs=syncs)
     if chosen is None:
         retained = [sync for sync in owned if sync.metadata.name not in syncs]
+        paths = {name: histories[name] for name in made_items.keys() & histories}
+        edited = {
+            sync.metadata.name: followed for sync in retained if (followed := _follow_histories(akv, sync, paths))
+        }
         made_items |= retained_items(retained, source, made_items)
         kept = {sync.metadata.name: gone for sync in retained if (gone := _kept_objects(sync, made_items))}
-        names = frozenset(sync.metadata.name for sync in retained)
+        names = frozenset(sync.metadata.name for sync in retained) - edited.keys()
+        syncs |= edited
         return GeneratedObjects(
             source=_build_class(akv, made_items), syncs=syncs, retained=names, kept=kept, selects=True
         )
@@ -338,6 +343,26 @@ def retained_items(
     known = class_items(source) if source else {}
     names = {pair.source_path.partition("/")[0] for sync in retained for pair in sync.spec.secret_object.data}
     return {name: known.get(name) or _class_item(name, 1) for name in sorted(names) if name not in made}
+
+
+def _follow_histories(akv: AKVSync, sync: SecretSync, histories: Mapping[str, int]) -> SecretSync | None:
+    """Return a selected object's SecretSync with sourcePaths for these histories, or None if it has them already."""
+
+    def follow(path: str) -> str:
+        name, *steps = path.split("/")
+        history = histories.get(name)
+        if history == 1 and steps[:1] == ["0"]:
+            return "/".join([name, *steps[1:]])
+        if history and history > 1 and not (steps and steps[0].isdigit()):
+            return "/".join([name, "0", *steps])
+        return path
+
+    secret = sync.spec.secret_object
+    data = [msgspec.structs.replace(pair, source_path=follow(pair.source_path)) for pair in secret.data]
+    if data == secret.data:
+        return None
+    spec = msgspec.structs.replace(sync.spec, secret_object=msgspec.structs.replace(secret, data=data))
+    return SecretSync(metadata=_child_metadata(akv, sync.metadata.name), spec=spec)
 
 
 def _kept_objects(sync: SecretSync, items: Mapping[str, ClassItem]) -> tuple[str, ...]:

@@ -185,12 +185,39 @@ def test_before_the_first_list_entries_without_select_are_expanded() -> None:
     explicit = expand_akvsync(akv_sync([{"secretInAKV": "shop-a", "versionHistory": 3}])).syncs
     waiting = expand_akvsync(akv, None, [*before.syncs.values(), *explicit.values()], before.source)
     assert waiting.selects
-    assert (waiting.syncs, waiting.retained, waiting.kept) == (explicit, frozenset({"all"}), {})
+    assert waiting.syncs.keys() == explicit.keys() | {"all"}
+    assert waiting.syncs["shop-a"] == explicit["shop-a"]
+    assert source_paths(waiting.syncs["all"]) == {"a": "shop-a/0", "b": "shop-b"}
+    assert (waiting.retained, waiting.kept) == (frozenset(), {})
     assert waiting.source
     assert {name: item.history for name, item in read_class(waiting.source).objects.items()} == {
         "shop-a": 3,
         "shop-b": 1,
     }
+
+
+@pytest.mark.parametrize("select", [SHOP, SHOP | {"kubernetesSecretType": "kubernetes.io/tls"}])
+@pytest.mark.parametrize(("earlier", "later"), [(1, 3), (3, 1), (3, 2), (1, 1)])
+def test_before_the_first_list_secrets_follow_an_edited_history(
+    select: dict[str, Any], earlier: int, later: int
+) -> None:
+    akvs = [akv_sync([select, {"secretInAKV": "shop-a", "versionHistory": history}]) for history in (earlier, later)]
+    vault = make_vault("shop-a", "shop-b")
+    before = expand_selection(akvs[0], vault)
+    waiting = expand_akvsync(akvs[1], None, before.syncs.values(), before.source)
+    listed = expand_selection(akvs[1], vault, before)
+    assert before.syncs | waiting.syncs == listed.syncs
+    assert waiting.retained == listed.syncs.keys() - waiting.syncs.keys()
+    assert waiting.source == listed.source
+
+
+def test_before_the_first_list_no_key_gets_another_version() -> None:
+    """The Secret of an entry that was taken out remains until the list."""
+    before = expand_selection(akv_sync([SHOP, {"secretInAKV": "x", "versionHistory": 3}]), make_vault("shop-a"))
+    edited: list[dict[str, Any]] = [SHOP, {"secretInAKV": "x", "versionHistory": 2, "kubernetesSecretName": "renamed"}]
+    waiting = expand_akvsync(akv_sync(edited), None, before.syncs.values(), before.source)
+    assert waiting.syncs.keys() == {"renamed"}
+    assert waiting.retained == {"a", "x"}
 
 
 def test_item_that_the_existing_class_lacks_is_read() -> None:
