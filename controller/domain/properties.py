@@ -148,7 +148,10 @@ def _read_document(data: bytes) -> Node:
         raise _UnreadableDocument("is not UTF-8 text") from None
     try:
         return _read_json(text)
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as error:
+        # YAML reads such a line break, too, but as a space. That would damage a PEM, for example.
+        if error.msg.startswith("Invalid control character") and text[error.pos] in "\r\n":
+            raise _UnreadableDocument(rf"has a line break in a JSON text (line {error.lineno}): write \n") from None
         return _read_yaml(text)
 
 

@@ -147,6 +147,8 @@ def test_yaml_is_read_as_its_text(document: str, path: str, expected: str) -> No
         ("a: '%s", "a", "neither JSON nor YAML (line 1)"),
         ("a: 1\nb: %s: c", "a", "neither JSON nor YAML (line 2)"),
         ("{%s", "a", "neither JSON nor YAML"),
+        ('{"x": 1,\n"a": "%s\nb"}', "a", r"has a line break in a JSON text (line 2): write \n"),
+        ('{"a": ["%s\r\n"]}', "a", r"has a line break in a JSON text (line 1): write \n"),
         ("a: %s\0", "a", "neither JSON nor YAML"),
         ("%%a\n" * 9 + "a: %s", "a", "too many lines that begin with %"),
     ],
