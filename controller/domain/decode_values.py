@@ -11,6 +11,7 @@ kubernetes.io/tls it becomes PKCS#1 or SEC 1.
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
@@ -29,6 +30,8 @@ PEM = "application/x-pem-file"
 PFX = "application/x-pkcs12"
 _HALVES = (ObjectPart.CERTIFICATES, ObjectPart.TLS_KEY)
 _LOGIN = {ObjectPart.USERNAME: "username", ObjectPart.PASSWORD: "password"}
+# The beginning of a JSON object with a property.
+_OBJECT_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"')
 # Maximum number of keys of one expanded value: the status names each of them.
 MAX_EXPANDED = 500
 _INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole chain"
@@ -192,6 +195,9 @@ def _login_part(data: bytes, part: ObjectPart, noun: str) -> bytes:
     try:
         document = read_document(data, noun)
     except ObjectError:
+        # Damaged JSON has colons, too, and is no user:password.
+        if _OBJECT_START.match(data):
+            raise
         document = None
     if isinstance(document, dict) and (data.lstrip().startswith(b"{") or document.keys() >= set(_LOGIN.values())):
         return find_property(document, name, noun)

@@ -129,6 +129,9 @@ def test_login_is_split(value: str, username: str, password: str) -> None:
             "is not a login: write user:password into the vault, or JSON with the properties username and password",
         ),
         (json.dumps({"user": CANARY}), "no property 'username'; the value has: user"),
+        (f'\n{{ "username": "{CANARY}", "password": "x"', "is neither JSON nor YAML"),
+        (f'\ufeff{{"username": "{CANARY}"', "is neither JSON nor YAML"),
+        (f'{{"username": "{CANARY}", "password": "x", "password": "y"}}', "has the property 'password' more than once"),
     ],
 )
 def test_value_that_is_not_a_login_is_refused(value: str, words: str) -> None:
