@@ -13,6 +13,7 @@ Schema = dict[str, Any]
 _LOWER = ("minLength", "minItems", "minProperties", "minimum")
 _UPPER = ("maxLength", "maxItems", "maxProperties", "maximum")
 _RULES = "x-kubernetes-validations"
+_PRESERVE = "x-kubernetes-preserve-unknown-fields"
 # These keywords do not affect validation.
 _WORDS = ("description", "title", "example", "externalDocs")
 
@@ -72,14 +73,17 @@ def _merge_schema(served: Schema, ours: Schema, path: str, *, replace_rules: boo
         elif keyword in _WORDS:
             value = right or left
         elif keyword == "properties":
-            value = _merge_fields(left or {}, right or {}, inner)
+            # Without a schema, a preserved field accepts every value.
+            theirs = {n: each for n, each in (left or {}).items() if not ours.get(_PRESERVE) or n in (right or {})}
+            mine = {n: each for n, each in (right or {}).items() if not served.get(_PRESERVE) or n in (left or {})}
+            value = _merge_fields(theirs, mine, inner) or None
         elif keyword in ("items", "additionalProperties") and isinstance(left, dict) and isinstance(right, dict):
             value = inner(left, right, "[]" if keyword == "items" else "{}")
         elif keyword == _RULES:
             value = right if replace_rules else left
         elif keyword == "default":
             value = right if left is None else left
-        elif keyword in ("nullable", "x-kubernetes-preserve-unknown-fields"):
+        elif keyword in ("nullable", _PRESERVE):
             value = left or right
         elif keyword in _BOUNDS:
             # A bound of only one schema is not a bound for the other's objects.

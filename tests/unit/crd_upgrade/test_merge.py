@@ -15,6 +15,7 @@ LOWER_BOUNDS = ("minLength", "minItems", "minProperties", "minimum")
 UPPER_BOUNDS = ("maxLength", "maxItems", "maxProperties", "maximum")
 WORDS = ("description", "title", "example", "externalDocs")
 FLAGS = ("nullable", "x-kubernetes-preserve-unknown-fields")
+PRESERVED = {"x-kubernetes-preserve-unknown-fields": True}
 
 
 def make_spec(schema: dict[str, Any], **version: Any) -> dict[str, Any]:
@@ -80,6 +81,13 @@ def merge_field(served: dict[str, Any], ours: dict[str, Any], *, replace_rules: 
             {"properties": {"theirs": {"type": "string"}}},
             {"properties": {"ours": {"type": "string"}}},
             {"properties": {"theirs": {"type": "string"}, "ours": {"type": "string"}}},
+        ),
+        (PRESERVED, {"properties": {"ours": {"type": "string"}}}, PRESERVED),
+        ({"properties": {"theirs": {"type": "string"}}}, PRESERVED, PRESERVED),
+        (
+            PRESERVED | {"properties": {"both": {"maxLength": 1}, "theirs": {}}},
+            {"properties": {"both": {"maxLength": 2}, "ours": {}}},
+            PRESERVED | {"properties": {"both": {"maxLength": 2}, "theirs": {}}},
         ),
         (
             {"items": {"type": "string", "maxLength": 1}},
