@@ -333,7 +333,8 @@ class AKVSyncReconciler:
                 text = f"cannot write a status: {error.message}"
                 self._rate_limited_log.log_message(logging.WARNING, "status", text, namespace=akv.metadata.namespace)
             return False
-        self.store.update_from_write(akv.metadata, kept)
+        if kept and isinstance(akv, AKVSync):
+            self.store.update_from_write(akv.metadata, kept)
         ready = ready_condition(after)
         if ready and not has_same_ready_condition(before, after) and ready.reason != Reason.IN_PROGRESS:
             announce_condition(self._rate_limited_log, self._events, AKVSync, akv.metadata, ready)

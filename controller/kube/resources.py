@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from controller import errors
-from controller.api.meta import ObjectMeta, PartialObject, Resource, Wire
+from controller.api.meta import IdentifiedObject, ObjectMeta, PartialObject, Resource, Wire
 from controller.config.settings import FIELD_MANAGER
 from controller.kube.client import TIMEOUT, KubeClient, Query
 from controller.runtime.json_decoding import Undecodable, decode_json
@@ -135,10 +135,11 @@ class StatusPatch(ResourceClient[R]):
     verbs = ("patch",)
     subresource = "status"
 
-    async def patch_status(self, kube: KubeClient, meta: ObjectMeta, status: Mapping[str, Any]) -> R:
+    async def patch_status(self, kube: KubeClient, meta: ObjectMeta, status: Mapping[str, Any]) -> R | None:
         """Merge into `status`, or raise `errors.Conflict` if the object changed since `meta` was read.
 
-        Return the object as the API server keeps it: a foreign CRD can remove fields of its status.
+        Return the object as the API server keeps it: a foreign CRD can remove fields of its status. Return None if it
+        does not fit its type.
         """
         body = {"metadata": {"resourceVersion": meta.resource_version}, "status": status}
         answer = await kube.call(
@@ -148,7 +149,11 @@ class StatusPatch(ResourceClient[R]):
             body=body,
             content_type=MERGE_PATCH,
         )
-        return _decode_answer(answer, self.resource).trimmed()
+        try:
+            return decode_json(answer, self.resource).trimmed()
+        except Undecodable:
+            _decode_answer(answer, IdentifiedObject)
+            return None
 
 
 def _write_query(*, dry_run: bool) -> Query:

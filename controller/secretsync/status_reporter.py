@@ -119,9 +119,9 @@ class StatusReporter:
             text = f"cannot write a status: {error.message}"
             self._rate_limited_log.log_message(logging.WARNING, "status", text, namespace=meta.namespace)
             return ReportResult.NOT_WRITTEN
-        if is_readable:
+        if is_readable and kept:
             syncs.update_from_write(meta, kept)
-        if status.objects and not kept.status.objects:
+        if status.objects and kept and not kept.status.objects:
             text = (
                 "the served SecretSync CRD drops status.objects: apply this chart's CRDs, or each restart of the"
                 " controller reads every value again"

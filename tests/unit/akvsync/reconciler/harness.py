@@ -149,7 +149,10 @@ class AKVSyncHarness:
         merged["metadata"] = meta | merged["metadata"] | {"resourceVersion": str(self._version)}
         merged["metadata"]["generation"] += merged.get("spec") != existing.get("spec")
         self.objects[plural, name] = merged
-        item = msgspec.json.decode(msgspec.json.encode(merged), type=KINDS[plural])
+        try:
+            item = msgspec.json.decode(msgspec.json.encode(merged), type=KINDS[plural])
+        except msgspec.ValidationError as error:
+            item = Unreadable(msgspec.convert(merged["metadata"], ObjectMeta), str(error))
         self.loop.call_later(self.lag, self._stores[plural].set, item)
         return merged
 
@@ -222,11 +225,7 @@ class AKVSyncHarness:
 
     def make_unreadable(self, name: str = "shop") -> None:
         """Edit the AKVSync in a way that only an older CRD accepted."""
-        merged = self.objects["akvsyncs", name]
-        self._version += 1
-        merged["metadata"] |= {"generation": 9, "resourceVersion": str(self._version)}
-        meta = msgspec.convert(merged, AKVSync).metadata
-        self.akv_syncs.store.set(Unreadable(meta, "Expected `array` - at `$.spec.objects`"))
+        self.put("akvsyncs", name, {"spec": {"objects": "text"}, "metadata": {}})
 
 
 def merge(old: Any, patch: Any) -> Any:

@@ -10,8 +10,9 @@ import pytest
 from controller.akvsync.status import MAX_MESSAGE, MAX_VERSIONS
 from controller.api.akvsync import AKVSync
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta, OwnerReference
+from controller.api.meta import ObjectMeta, OwnerReference, Unreadable
 from controller.errors import PolicyRefused, Refused, Retry, Unreachable
+from controller.runtime.work_queue import Key
 from tests.support.builders import make_sync
 from tests.unit.akvsync.reconciler.harness import FRESH, A, AKVSyncHarness, B, read_parts
 
@@ -31,12 +32,24 @@ def test_mistake_in_the_spec_changes_and_prunes_nothing(settled: AKVSyncHarness)
 
 def test_unreadable_akvsync_reports_invalid_input(settled: AKVSyncHarness) -> None:
     settled.make_unreadable()
-    settled.advance(60)
-    assert settled.take_writes() == []
+    settled.requests.clear()
+    settled.advance(3600)
+    assert [request for _, request in settled.requests] == ["PATCH akvsyncs shop/status"]
     assert settled.get_ready()[1:] == (
         Reason.INPUT_INVALID,
-        "this AKVSync cannot be read: Expected `array` - at `$.spec.objects`",
+        "this AKVSync cannot be read: Expected `array`, got `str` - at `$.spec.objects`",
     )
+
+
+def test_answer_does_not_replace_an_object_that_is_too_large(settled: AKVSyncHarness) -> None:
+    key = Key("team", "shop")
+    meta = settled.akv_syncs.store.get(key).metadata  # type: ignore[union-attr]
+    settled.lag = 3600
+    refused = Unreadable(msgspec.structs.replace(meta, generation=meta.generation + 1), "it is too large")
+    settled.akv_syncs.store.set(refused)
+    settled.advance(60)
+    assert "it is too large" in settled.get_ready()[2]
+    assert settled.akv_syncs.store.get(key) == refused
 
 
 def test_refusal_that_only_an_edit_can_fix_is_retried_after_an_edit(harness: AKVSyncHarness) -> None:
