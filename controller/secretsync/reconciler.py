@@ -293,8 +293,8 @@ class Reconciler:
                         self._reporter.add_warning(sync.metadata, written.contested)
                     return state.delay_after_check(self._clock.monotonic())
                 state.pending = Fetch(began)
-        outcome = await self._attempt_task(key, sync, source, state, written)
-        return await self._settle_outcome(key, sync, source, outcome, state)
+        outcome, keys = await self._attempt_task(key, sync, source, state, written)
+        return await self._settle_outcome(key, sync, source, outcome, state, keys)
 
     async def _report_unreadable(self, key: Key, sync: Unreadable, state: WorkState) -> float:
         error = errors.InputError(f"this SecretSync cannot be read: {sync.problem}")
@@ -303,9 +303,18 @@ class Reconciler:
         return await self._settle_outcome(key, sync, None, Failed(error), state)
 
     async def _settle_outcome(
-        self, key: Key, sync: SecretSync | Unreadable, source: Class, outcome: Outcome, state: WorkState
+        self,
+        key: Key,
+        sync: SecretSync | Unreadable,
+        source: Class,
+        outcome: Outcome,
+        state: WorkState,
+        keys: frozenset[str] | None = None,
     ) -> float:
-        """Record the outcome, and report it if that is due. Return the seconds until the next run."""
+        """Record the outcome, and report it if that is due. Return the seconds until the next run.
+
+        `keys` are the keys that the attempt fetched, or None for all.
+        """
         if isinstance(outcome, Requeue):
             is_late = state.settle_requeue(outcome.seconds, self._clock.monotonic())
             if is_late and outcome.obstacle:
@@ -327,7 +336,7 @@ class Reconciler:
                 state.was_not_reported(self._rng, self._clock.monotonic())
             case ReportResult.OUTDATED:
                 # The status does not have the versions of the fetched keys. An edit may have named other keys.
-                state.leave_task(None, self._clock.monotonic())
+                state.leave_task(keys, self._clock.monotonic())
                 state.settle_requeue(CONFLICT_DELAY, self._clock.monotonic())
         return state.seconds_until_due(self._clock.monotonic())
 
@@ -358,8 +367,11 @@ class Reconciler:
 
     async def _attempt_task(
         self, key: Key, sync: SecretSync, source: Class, state: WorkState, written: LastWrite
-    ) -> Outcome:
-        """Run the pending task, and leave the failed keys to the next attempt."""
+    ) -> tuple[Outcome, frozenset[str] | None]:
+        """Run the pending task, and leave the failed keys to the next attempt.
+
+        Return the outcome, and the keys that the attempt fetched, or None for all.
+        """
         task = state.take_task(self._clock.monotonic())
         ready = ready_condition(sync.status)
         if isinstance(task, Confirm) and not (ready and ready.holds):
@@ -383,7 +395,7 @@ class Reconciler:
                 if not _waits_for_value(outcome):
                     left = keys_left(outcome, keys, self.poller.is_polled(key), stays_polled)
                     state.leave_task(left, self._clock.monotonic())
-        return outcome
+        return outcome, keys
 
     async def _run_task(self, key: Key, sync: SecretSync, source: Class, task: Task, written: LastWrite) -> Outcome:
         """Run a task. Return each error as an outcome."""

@@ -282,7 +282,7 @@ def test_edit_before_the_report_of_another_edit_fetches_the_keys_of_both(harness
         harness.add(msgspec.structs.replace(sync, status=found.status))
         harness.advance(5)
     harness.advance(10)
-    assert [task.keys for task in harness.tasks] == [None, frozenset({"b", "b/*"}), None]
+    assert [task.keys for task in harness.tasks] == [None, frozenset({"b", "b/*"}), frozenset({"b", "b/*", "c", "c/*"})]
 
 
 def test_edit_of_an_item_fetches_its_keys(harness: ReconcilerHarness) -> None:
