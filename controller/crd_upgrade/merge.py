@@ -73,9 +73,7 @@ def _merge_schema(served: Schema, ours: Schema, path: str, *, replace_rules: boo
         elif keyword in _WORDS:
             value = right or left
         elif keyword == "properties":
-            # Without a schema, a preserved field accepts every value.
-            theirs = {n: each for n, each in (left or {}).items() if not ours.get(_PRESERVE) or n in (right or {})}
-            mine = {n: each for n, each in (right or {}).items() if not served.get(_PRESERVE) or n in (left or {})}
+            theirs, mine = _drop_preserved(left or {}, ours), _drop_preserved(right or {}, served)
             value = _merge_fields(theirs, mine, inner) or None
         elif keyword in ("items", "additionalProperties") and isinstance(left, dict) and isinstance(right, dict):
             value = inner(left, right, "[]" if keyword == "items" else "{}")
@@ -93,6 +91,12 @@ def _merge_schema(served: Schema, ours: Schema, path: str, *, replace_rules: boo
         if value is not None:
             result[keyword] = value
     return result
+
+
+def _drop_preserved(fields: Schema, other: Schema) -> Schema:
+    """Leave out the fields that the other schema preserves without a schema: it accepts every value of them."""
+    listed = other.get("properties") or {}
+    return {name: field for name, field in fields.items() if name in listed or not other.get(_PRESERVE)}
 
 
 def _merge_fields(served: Schema, ours: Schema, inner: Callable[[Schema, Schema, str], Schema]) -> Schema:
