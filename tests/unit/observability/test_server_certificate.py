@@ -19,52 +19,54 @@ def write_certificate(authority: ClusterAuthority, folder: Path, name: str, mome
         os.utime(folder / target, (moment, moment))
 
 
+class RenewedCertificate:
+    """A certificate of which `first` was served, with another one in its folder since. The test sets the clock."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = ClusterAuthority(folder, "ca")
+        self.folder = folder / "mounted"
+        self.folder.mkdir()
+        write_certificate(authority, self.folder, "first", 1)
+        self.now = 0.0
+        self.certificate = ServerCertificate(self.folder, lambda: self.now)
+        self.first = self.certificate.tls_context()
+        write_certificate(authority, self.folder, "second", 2)
+
+
+@pytest.fixture
+def renewed(tmp_path: Path) -> RenewedCertificate:
+    return RenewedCertificate(tmp_path)
+
+
 def test_renewed_certificate_is_served_and_a_broken_one_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    renewed: RenewedCertificate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    authority = ClusterAuthority(tmp_path, "ca")
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    write_certificate(authority, folder, "first", 1)
-    now = [0.0]
-    certificate = ServerCertificate(folder, lambda: now[0])
-    first = certificate.tls_context()
-    write_certificate(authority, folder, "second", 2)
-    assert certificate.tls_context() is first  # the files are checked every ten seconds
-    now[0] += CHECK_SECONDS
-    second = certificate.tls_context()
-    assert second is not first
-    (folder / "tls.key").write_text("broken")
-    now[0] += CHECK_SECONDS
-    assert certificate.tls_context() is second
+    assert renewed.certificate.tls_context() is renewed.first  # the files are checked every ten seconds
+    renewed.now += CHECK_SECONDS
+    second = renewed.certificate.tls_context()
+    assert second is not renewed.first
+    (renewed.folder / "tls.key").write_text("broken")
+    renewed.now += CHECK_SECONDS
+    assert renewed.certificate.tls_context() is second
     assert "cannot be used" in caplog.text
-    (folder / "tls.crt").unlink()
-    now[0] += CHECK_SECONDS
-    assert certificate.tls_context() is second
+    (renewed.folder / "tls.crt").unlink()
+    renewed.now += CHECK_SECONDS
+    assert renewed.certificate.tls_context() is second
     assert second.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_renewed_certificate_is_read_again_after_a_passing_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    renewed: RenewedCertificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority = ClusterAuthority(tmp_path, "ca")
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    write_certificate(authority, folder, "first", 1)
-    now = [0.0]
-    certificate = ServerCertificate(folder, lambda: now[0])
-    first = certificate.tls_context()
-    write_certificate(authority, folder, "second", 2)
-
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    now[0] += CHECK_SECONDS
+    renewed.now += CHECK_SECONDS
     with monkeypatch.context() as exhausted:
         exhausted.setattr(ssl.SSLContext, "load_cert_chain", fail)
-        assert certificate.tls_context() is first
-    now[0] += CHECK_SECONDS
-    assert certificate.tls_context() is not first
+        assert renewed.certificate.tls_context() is renewed.first
+    renewed.now += CHECK_SECONDS
+    assert renewed.certificate.tls_context() is not renewed.first
 
 
 @pytest.mark.parametrize("contents", [None, "", "broken"])

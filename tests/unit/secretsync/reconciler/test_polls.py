@@ -161,13 +161,18 @@ def test_record_of_a_poll_does_not_hide_a_value_that_became_unusable(harness: Re
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"}), frozenset()]
 
 
-def test_failed_poll_does_not_replace_the_change_of_an_earlier_poll(harness: ReconcilerHarness) -> None:
+def sync_user_and_pass(harness: ReconcilerHarness) -> dict[str, ObjectVersionRef]:
+    """Sync a SecretSync of two keys. Return the versions that a poll compares."""
     harness.outcome = make_synced("user", "pass")
     harness.add_class()
     harness.add(make_sync())
     harness.advance(10)
     harness.clear_records()
-    wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
+    return {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
+
+
+def test_failed_poll_does_not_replace_the_change_of_an_earlier_poll(harness: ReconcilerHarness) -> None:
+    wanted = sync_user_and_pass(harness)
     harness.reconciler.handle_poll(SHOP, wanted, make_snapshot(user=BEFORE, **{"pass": AFTER}))
     harness.reconciler.handle_poll(SHOP, wanted, UNREACHABLE)
     harness.advance(1)
@@ -176,12 +181,7 @@ def test_failed_poll_does_not_replace_the_change_of_an_earlier_poll(harness: Rec
 
 def test_outage_that_ends_before_its_report_fetches_nothing(harness: ReconcilerHarness) -> None:
     """With thousands of SecretSyncs, the vault can be back before the last one has a worker for its report."""
-    harness.outcome = make_synced("user", "pass")
-    harness.add_class()
-    harness.add(make_sync())
-    harness.advance(10)
-    harness.clear_records()
-    wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
+    wanted = sync_user_and_pass(harness)
     harness.reconciler.handle_poll(SHOP, wanted, UNREACHABLE)
     harness.reconciler.handle_poll(SHOP, wanted, make_snapshot(user=BEFORE, **{"pass": BEFORE}))
     harness.advance(10)

@@ -246,12 +246,17 @@ def generate_objects(names: str, generation: int = 1) -> tuple[SecretProviderCla
     )
 
 
-def test_edit_of_generated_objects_fetches_only_the_new_keys(harness: ReconcilerHarness) -> None:
+def sync_generated_objects(harness: ReconcilerHarness) -> None:
+    """Sync the objects that an AKVSync generates for the key `a`."""
     harness.outcome = make_synced("a")
     source, sync = generate_objects("a")
     harness.reconciler.classes.set(source)
     harness.add(sync)
     harness.advance(100)
+
+
+def test_edit_of_generated_objects_fetches_only_the_new_keys(harness: ReconcilerHarness) -> None:
+    sync_generated_objects(harness)
     source, sync = generate_objects("ab", 2)
     harness.reconciler.classes.set(source)
     harness.advance(10)
@@ -267,11 +272,7 @@ def test_edit_of_generated_objects_fetches_only_the_new_keys(harness: Reconciler
 
 def test_edit_before_the_report_of_another_edit_fetches_the_keys_of_both(harness: ReconcilerHarness) -> None:
     """The status after the first edit conflicts with the second edit, so it does not have the versions of its keys."""
-    harness.outcome = make_synced("a")
-    source, sync = generate_objects("a")
-    harness.reconciler.classes.set(source)
-    harness.add(sync)
-    harness.advance(100)
+    sync_generated_objects(harness)
     found = harness.reconciler.syncs.get(Key("team", "m"))
     assert isinstance(found, SecretSync)
     harness.sync_seconds = 10
@@ -286,11 +287,7 @@ def test_edit_before_the_report_of_another_edit_fetches_the_keys_of_both(harness
 
 
 def test_edit_of_an_item_fetches_its_keys(harness: ReconcilerHarness) -> None:
-    harness.outcome = make_synced("a")
-    source, sync = generate_objects("a")
-    harness.reconciler.classes.set(source)
-    harness.add(sync)
-    harness.advance(100)
+    sync_generated_objects(harness)
     source, _ = generate_objects("a", 2)
     source.spec.parameters["objects"] += "    objectVersion: v1\n"
     harness.reconciler.classes.set(source)

@@ -26,17 +26,17 @@ from tests.unit.secretsync.syncer.harness import (
     metadata_response,
 )
 
+FOREIGN_ANSWERS = [
+    pytest.param(metadata_response(make_secret_meta(owners=[])), id="by its metadata"),
+    pytest.param(
+        error_response(422, f"ValidatingAdmissionPolicy 'x' denied request: {FOREIGN_SECRET}: …"),
+        id="by admission policy",
+    ),
+]
+"""The answers to a probe of another owner's Secret."""
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        pytest.param(metadata_response(make_secret_meta(owners=[])), id="by its metadata"),
-        pytest.param(
-            error_response(422, f"ValidatingAdmissionPolicy 'x' denied request: {FOREIGN_SECRET}: …"),
-            id="by admission policy",
-        ),
-    ],
-)
+
+@pytest.mark.parametrize("answer", FOREIGN_ANSWERS)
 async def test_secret_of_another_owner_causes_no_vault_call(harness: SyncerHarness, answer: ScriptedResponse) -> None:
     error = await harness.sync_error(answer)
     assert error.reason == Reason.LABEL_ERROR
@@ -48,11 +48,7 @@ async def test_secret_of_another_owner_causes_no_vault_call(harness: SyncerHarne
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(metadata_response(make_secret_meta(owners=[])), id="another owner by its metadata"),
-        pytest.param(
-            error_response(422, f"ValidatingAdmissionPolicy 'x' denied request: {FOREIGN_SECRET}: …"),
-            id="another owner by admission policy",
-        ),
+        *FOREIGN_ANSWERS,
         pytest.param(metadata_response(make_secret_meta(owners=[make_owner(uid="earlier")])), id="an earlier one"),
     ],
 )
