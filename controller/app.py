@@ -31,11 +31,11 @@ from controller.kube.policy_guard import PolicyGuard
 from controller.observability.http_server import HttpServers
 from controller.observability.server_certificate import ServerCertificate
 from controller.observability.telemetry import Metrics
+from controller.polling.poller import Poller
 from controller.runtime import budgets
 from controller.runtime.budgets import TotalBudget
 from controller.runtime.parsing import ParsingPool
 from controller.secretsync.collector import SecretSyncCollector
-from controller.secretsync.poller import Poller
 from controller.secretsync.reconciler import Reconciler
 from controller.secretsync.status_reporter import StatusReporter
 from controller.secretsync.sync_resolver import SyncResolver

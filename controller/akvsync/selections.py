@@ -18,9 +18,9 @@ from controller.config.clouds import find_cloud
 from controller.config.settings import Cloud, Settings
 from controller.domain.selection import Query, SelectionSighting
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import RateLimitedLog
+from controller.polling.poll_group import PollGroup
 from controller.runtime import backoff
 from controller.runtime.budgets import RateBudget
 from controller.runtime.work_queue import Key, Queue

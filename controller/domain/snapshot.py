@@ -87,6 +87,10 @@ class VaultSnapshot(msgspec.Struct, frozen=True, kw_only=True):
         return listed.enabled and listed.updated is not None and format_time(listed.updated) == known.updated
 
 
+PollResult = VaultSnapshot | ControllerError | None
+"""The state of the vault, or why the poll failed. None means that the values must be read to know."""
+
+
 def settled_time(updated: datetime | None, now: datetime) -> datetime | None:
     """Return `updated` of a value fetched at `now` (the server's time), or None if it is too recent to rely on."""
     return updated if updated and now - updated >= UNSETTLED else None

@@ -19,6 +19,7 @@ from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
 from controller.config.settings import Settings
 from controller.domain.generated import changed_keys
 from controller.domain.provider_class import ObjectVersionRef
+from controller.domain.snapshot import PollResult
 from controller.domain.status import (
     Failed,
     Outcome,
@@ -29,18 +30,18 @@ from controller.domain.status import (
     next_status,
     ready_condition,
 )
-from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
 from controller.kube.informer import Store
 from controller.observability.telemetry import Metrics, RateLimitedLog
+from controller.polling.group_polls import GroupPolls, is_recorded
+from controller.polling.poll_group import PollGroup
+from controller.polling.poller import Poller
 from controller.runtime import backoff, budgets
 from controller.runtime.budgets import RateBudget
 from controller.runtime.clock import SYSTEM_CLOCK, Clock
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key, Queue
 from controller.secretsync.class_edits import AffectedKeys, ClassEdits
-from controller.secretsync.group_polls import GroupPolls, is_recorded
-from controller.secretsync.poller import Poller
 from controller.secretsync.status_reporter import ReportResult, StatusReporter
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
 from controller.secretsync.sync_schedule import SyncSchedule
@@ -49,7 +50,6 @@ from controller.secretsync.work_state import (
     CheckDrift,
     Confirm,
     Fetch,
-    PollResult,
     ReportFailure,
     Sleep,
     Task,

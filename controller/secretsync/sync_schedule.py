@@ -17,12 +17,12 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.config.settings import Settings
 from controller.domain.status import Requeue
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.group_polls import Records, recorded_polls
+from controller.polling.poll_group import PollGroup
+from controller.polling.poller import Poller
 from controller.runtime import backoff
 from controller.runtime.clock import Clock
 from controller.runtime.work_queue import Key
-from controller.secretsync.group_polls import Records, recorded_polls
-from controller.secretsync.poller import Poller
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
 from controller.secretsync.work_state import (
     Due,

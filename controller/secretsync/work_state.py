@@ -17,7 +17,7 @@ from controller.api.conditions import Condition, Reason
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
 from controller.domain.provider_class import ObjectVersionRef
-from controller.domain.snapshot import NONE_UNUSABLE, VaultSnapshot
+from controller.domain.snapshot import NONE_UNUSABLE, PollResult, VaultSnapshot
 from controller.domain.status import (
     Failed,
     PartiallySynced,
@@ -101,9 +101,6 @@ class MakeAttempt(NamedTuple):
 
 
 Action = Sleep | CheckDrift | MakeAttempt
-
-PollResult = VaultSnapshot | errors.ControllerError | None
-"""The state of the vault, or why the poll failed. None means that the values must be read to know."""
 
 
 class WorkState(msgspec.Struct):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from controller.secretsync.poller import FULL_READ
+from controller.polling.poller import FULL_READ
 from tests.bench.harness import Shape
 
 PAGE = 25

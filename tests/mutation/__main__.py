@@ -59,7 +59,7 @@ MODULES = [
     "runtime.work_queue",
     "secretsync.class_reader",
     "secretsync.sync_schedule",
-    "secretsync.poller",
+    "polling.poller",
     "secretsync.reconciler",
     "secretsync.work_state",
 ]

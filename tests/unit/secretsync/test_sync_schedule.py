@@ -16,7 +16,7 @@ from controller.config.settings import Settings
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.status import Failed, Reportable, Requeue, Synced, next_status
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.poll_group import PollGroup
 from controller.runtime.backoff import format_time
 from controller.runtime.clock import Clock as ProcessClock
 from controller.runtime.work_queue import Key
@@ -27,7 +27,7 @@ from tests.support.builders import make_provider_class, make_sync
 from tests.support.fixed_random import FixedRandom
 
 if TYPE_CHECKING:
-    from controller.secretsync.poller import Poller
+    from controller.polling.poller import Poller
     from controller.secretsync.sync_resolver import SyncResolver
 
 

@@ -13,7 +13,7 @@ from controller.api.akvsync import AKVSync
 from controller.api.conditions import Condition, ConditionType, Reason
 from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
-from controller.domain.snapshot import ListedObject, VaultSnapshot
+from controller.domain.snapshot import ListedObject, PollResult, VaultSnapshot
 from controller.domain.status import (
     Failed,
     PartiallySynced,
@@ -36,7 +36,6 @@ from controller.secretsync.work_state import (
     Fetch,
     MakeAttempt,
     OnPoll,
-    PollResult,
     ReportFailure,
     Sleep,
     Task,

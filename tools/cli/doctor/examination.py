@@ -24,14 +24,14 @@ from controller.domain.decode_values import decode_values, flatten_expanded
 from controller.domain.provider_class import ProviderConfig, read_class
 from controller.domain.values import Unchanged, VaultValue
 from controller.keyvault.credentials import Identity, read_claims
-from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
 from controller.keyvault.transport import proxy_for
 from controller.kube import permissions
 from controller.kube.resources import ResourceClient
+from controller.polling.group_polls import Records, recorded_polls
+from controller.polling.poll_group import PollGroup
 from controller.runtime.backoff import refresh_interval
 from controller.secretsync import pkcs12_sandbox
-from controller.secretsync.group_polls import Records, recorded_polls
 from tools.cli.common.kube_client import OperatorKubeClient, first_line
 from tools.cli.doctor import checks, class_checks, trusted_hosts
 from tools.cli.doctor.checks import CheckResult, SecretData, fail, failed, ok, warn

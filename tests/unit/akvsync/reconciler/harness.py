@@ -28,8 +28,8 @@ from controller.keyvault.pool import VaultPool
 from controller.kube.client import KubeClient
 from controller.kube.event_recorder import EventRecorder
 from controller.kube.informer import Store
+from controller.polling.poller import Poller
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import Poller
 from tests.support.fixed_random import FixedRandom
 from tests.support.virtual_time import VirtualLoop
 

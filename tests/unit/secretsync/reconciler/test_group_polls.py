@@ -12,7 +12,7 @@ from controller.config.settings import Settings
 from controller.domain.status import Reportable, next_status
 from controller.errors import ProviderError
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.poll_group import PollGroup
 from controller.runtime.backoff import format_time, parse_time
 from controller.runtime.work_queue import Key
 from controller.secretsync.status_reporter import ReportResult

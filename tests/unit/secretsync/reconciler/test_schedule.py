@@ -16,8 +16,8 @@ from controller.config.settings import Settings
 from controller.domain.status import Failed, Requeue, Synced, find_condition
 from controller.errors import ControllerError, InputError, ObjectError
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import PollGroup
 from controller.observability.telemetry import Metrics
+from controller.polling.poll_group import PollGroup
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync.reconciler import Reconciler

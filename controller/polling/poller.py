@@ -19,14 +19,13 @@ from controller import errors
 from controller.domain.list_progress import ListProgress
 from controller.domain.provider_class import ObjectVersionRef
 from controller.domain.selection import Query, SelectionSighting
-from controller.domain.snapshot import ListedObject, VaultSnapshot
-from controller.keyvault.poll_group import PollGroup
+from controller.domain.snapshot import ListedObject, PollResult, VaultSnapshot
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import RateLimitedLog
+from controller.polling.poll_group import PollGroup
 from controller.runtime import backoff, budgets
 from controller.runtime.budgets import RateBudget
 from controller.runtime.work_queue import Key, Queue
-from controller.secretsync.work_state import PollResult
 
 log = logging.getLogger(__name__)
 # In addition to lists, everything is read in full at this interval, spread evenly.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.poll_group import PollGroup
 from controller.runtime.backoff import parse_time
 from controller.runtime.work_queue import Key
 

@@ -7,10 +7,10 @@ import pytest
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.selection import Query
 from controller.domain.snapshot import ListedObject, VaultSnapshot
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.poll_group import PollGroup
+from controller.polling.poller import FULL_READ
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import FULL_READ
-from tests.unit.secretsync.poller.harness import (
+from tests.unit.polling.poller.harness import (
     HOURLY,
     PAGE_SECONDS,
     PASS,

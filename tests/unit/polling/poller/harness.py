@@ -6,15 +6,14 @@ from typing import cast
 
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.selection import Query
-from controller.domain.snapshot import ListedObject, VaultSnapshot
+from controller.domain.snapshot import ListedObject, PollResult, VaultSnapshot
 from controller.errors import ProviderError
 from controller.keyvault.credentials import Identity
 from controller.keyvault.listing import OnListed
-from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
+from controller.polling.poll_group import PollGroup
+from controller.polling.poller import Poller
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import Poller
-from controller.secretsync.work_state import PollResult
 from tests.support.fixed_random import FixedRandom
 from tests.support.virtual_time import VirtualLoop
 

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.poll_group import PollGroup
+from controller.polling.poller import FULL_READ
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import FULL_READ
 from tests.support.virtual_time import VirtualLoop
-from tests.unit.secretsync.poller.harness import HOURLY, IDENTITY, PASS, SNAPSHOT, USER, A, B, PollerHarness
+from tests.unit.polling.poller.harness import HOURLY, IDENTITY, PASS, SNAPSHOT, USER, A, B, PollerHarness
 
 
 def test_members_with_the_same_identity_and_vault_share_one_poll(harness: PollerHarness) -> None:

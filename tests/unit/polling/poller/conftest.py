@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.virtual_time import VirtualLoop
-from tests.unit.secretsync.poller.harness import PollerHarness
+from tests.unit.polling.poller.harness import PollerHarness
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import logging
 
 import pytest
 
+from controller.domain.snapshot import PollResult
 from controller.errors import ControllerError, ProviderError
 from controller.keyvault.errors import throttled_error
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.poll_group import PollGroup
+from controller.polling.poller import FailedPoll, judge_failure
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import FailedPoll, judge_failure
-from controller.secretsync.work_state import PollResult
 from tests.support.virtual_time import VirtualLoop
-from tests.unit.secretsync.poller.harness import IDENTITY, SNAPSHOT, UNREACHABLE, A, B, C, PollerHarness
+from tests.unit.polling.poller.harness import IDENTITY, SNAPSHOT, UNREACHABLE, A, B, C, PollerHarness
 
 
 def results_by_time(harness: PollerHarness, since: float = 0.0) -> dict[float, list[PollResult]]:
@@ -184,7 +184,7 @@ def test_number_of_suppressed_lines_is_logged_after_a_minute(
 def test_failed_poll_is_logged_for_debugging(harness: PollerHarness, caplog: pytest.LogCaptureFixture) -> None:
     harness.join(A)
     harness.snapshot = UNREACHABLE
-    with caplog.at_level(logging.DEBUG, "controller.secretsync.poller"):
+    with caplog.at_level(logging.DEBUG, "controller.polling.poller"):
         harness.advance(3601)
     assert [record.getMessage() for record in caplog.records] == ["Key Vault vault could not be polled: down"]
 

@@ -10,10 +10,10 @@ from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.selection import Query, SelectedObject, SelectionSighting
 from controller.domain.snapshot import VaultSnapshot
 from controller.errors import ControllerError
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.poll_group import PollGroup
+from controller.polling.poller import FULL_READ
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import FULL_READ
-from tests.unit.secretsync.poller.harness import HOURLY, IDENTITY, PASS, UNREACHABLE, USER, A, B, PollerHarness
+from tests.unit.polling.poller.harness import HOURLY, IDENTITY, PASS, UNREACHABLE, USER, A, B, PollerHarness
 
 SHOP = Key("team", "shop")
 QUERY = Query(entries=(Select(),), known=frozenset({"user", "pass"}), syncs=frozenset({"a"}))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import PollGroup
+from controller.polling.group_polls import GroupPolls, is_recorded, recorded_polls
+from controller.polling.poll_group import PollGroup
 from controller.runtime.work_queue import Key
-from controller.secretsync.group_polls import GroupPolls, is_recorded, recorded_polls
 from tests.support.builders import make_sync
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
