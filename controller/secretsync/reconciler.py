@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-import msgspec
-
 from controller import errors
 from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
@@ -23,7 +21,6 @@ from controller.domain.snapshot import PollResult
 from controller.domain.status import (
     Failed,
     Outcome,
-    PartiallySynced,
     Reportable,
     Requeue,
     Synced,
@@ -41,22 +38,14 @@ from controller.runtime.budgets import RateBudget
 from controller.runtime.clock import SYSTEM_CLOCK, Clock
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key, Queue
+from controller.secretsync.attempts import AttemptRunner
 from controller.secretsync.class_edits import AffectedKeys, ClassEdits
 from controller.secretsync.status_reporter import ReportResult, StatusReporter
-from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
+from controller.secretsync.sync_resolver import Class, SyncResolver
 from controller.secretsync.sync_schedule import SyncSchedule
-from controller.secretsync.syncer import NO_KEYS, LastWrite, Syncer, confirmed_outcome
-from controller.secretsync.work_state import (
-    CheckDrift,
-    Confirm,
-    Fetch,
-    ReportFailure,
-    Sleep,
-    Task,
-    WorkState,
-    is_unreported,
-    keys_left,
-)
+from controller.secretsync.syncer import LastWrite, Syncer
+from controller.secretsync.tasks import NO_KEYS, Task
+from controller.secretsync.work_state import CheckDrift, MakeAttempt, Sleep, WorkState, is_unreported
 
 # One namespace gets at most half of these, which is enough for all calls that its vault allows.
 WORKERS = 2 * int(budgets.WORKERS.limit)
@@ -106,6 +95,7 @@ class Reconciler:
         self.entries: dict[Key, _SyncEntry] = {}
         self.users: dict[Key, set[Key]] = {}
         self._schedule = SyncSchedule(settings, resolver, self.poller, self._rng, clock)
+        self._attempts = AttemptRunner(resolver, syncer, self.poller, self._schedule, self._rate_limited_log, clock)
         self.syncs: Store[SecretSync] = Store()
         self.syncs.add_handler(self._handle_sync_change)
         self.classes: Store[SecretProviderClass] = Store()
@@ -180,7 +170,7 @@ class Reconciler:
             if is_recorded(sync.status, poll, group.interval):
                 return
             ready = ready_condition(sync.status)
-            if ready and ready.holds and entry.state.confirm(poll):
+            if ready and ready.holds and entry.state.confirm(poll, self._clock.monotonic()):
                 self.queue.add(key)
                 return
 
@@ -235,9 +225,9 @@ class Reconciler:
         now = self._clock.monotonic()
         if isinstance(sync, SecretSync) and (wait := self._seconds_until_class(sync, state, now)):
             return wait
-        if state.take_edit(now, written.unusable):
+        if edit := state.take_edit(now, written.unusable):
             written.refused, written.failing = None, NO_KEYS
-            if state.fetches_all:
+            if edit.keys is None:
                 self.poller.leave(key)  # otherwise the next poll would use the keys from before the edit
         try:
             return await self._reconcile_sync(key, sync, state, written)
@@ -286,15 +276,20 @@ class Reconciler:
             case Sleep(seconds):
                 return seconds
             case CheckDrift():
-                began = self._clock.monotonic()
-                state.drift_check = self._schedule.next_drift_check()
-                if await self._syncer.is_unchanged(sync, written):
-                    if written.contested:
-                        self._reporter.add_warning(sync.metadata, written.contested)
-                    return state.delay_after_check(self._clock.monotonic())
-                state.pending = Fetch(began)
-        outcome, keys = await self._attempt_task(key, sync, source, state, written)
-        return await self._settle_outcome(key, sync, source, outcome, state, keys)
+                return await self._check_drift(sync, state, written)
+            case MakeAttempt(task):
+                outcome, task = await self._attempts.run_attempt(key, sync, source, task, state, written)
+                return await self._settle_outcome(key, sync, source, outcome, state, task)
+
+    async def _check_drift(self, sync: SecretSync, state: WorkState, written: LastWrite) -> float:
+        """Check the Secret for drift. Return the seconds until the next run."""
+        began = self._clock.monotonic()
+        state.drift_check = self._schedule.next_drift_check()
+        if not await self._syncer.is_unchanged(sync, written):
+            state.on_drift(began)
+        elif written.contested:
+            self._reporter.add_warning(sync.metadata, written.contested)
+        return state.delay_after_check(self._clock.monotonic())
 
     async def _report_unreadable(self, key: Key, sync: Unreadable, state: WorkState) -> float:
         error = errors.InputError(f"this SecretSync cannot be read: {sync.problem}")
@@ -309,12 +304,9 @@ class Reconciler:
         source: Class,
         outcome: Outcome,
         state: WorkState,
-        keys: frozenset[str] | None = None,
+        task: Task | None = None,
     ) -> float:
-        """Record the outcome, and report it if that is due. Return the seconds until the next run.
-
-        `keys` are the keys that the attempt fetched, or None for all.
-        """
+        """Record the outcome of a task, and report it if that is due. Return the seconds until the next run."""
         if isinstance(outcome, Requeue):
             is_late = state.settle_requeue(outcome.seconds, self._clock.monotonic())
             if is_late and outcome.obstacle:
@@ -333,11 +325,11 @@ class Reconciler:
                 state.was_reported(outcome.message)
                 self._group_polls.mark_settled(key)
             case ReportResult.NOT_WRITTEN:
-                state.was_not_reported(self._rng, self._clock.monotonic())
+                seconds = backoff.backoff_delay(state.requeues + 1, self._rng)
+                state.was_not_reported(task, seconds, self._clock.monotonic())
             case ReportResult.OUTDATED:
                 # The status does not have the versions of the fetched keys. An edit may have named other keys.
-                state.leave_task(keys, self._clock.monotonic())
-                state.settle_requeue(CONFLICT_DELAY, self._clock.monotonic())
+                state.was_not_reported(task, CONFLICT_DELAY * (state.requeues + 1), self._clock.monotonic())
         return state.seconds_until_due(self._clock.monotonic())
 
     def _charge_if_blocked(self, namespace: str, outcome: Reportable) -> float:
@@ -365,82 +357,9 @@ class Reconciler:
             self._reporter.report_warnings(sync.metadata, outcome.warnings)
         return await self._reporter.report_status(self.syncs, sync.metadata, before, status)
 
-    async def _attempt_task(
-        self, key: Key, sync: SecretSync, source: Class, state: WorkState, written: LastWrite
-    ) -> tuple[Outcome, frozenset[str] | None]:
-        """Run the pending task, and leave the failed keys to the next attempt.
-
-        Return the outcome, and the keys that the attempt fetched, or None for all.
-        """
-        task = state.take_task(self._clock.monotonic())
-        ready = ready_condition(sync.status)
-        if isinstance(task, Confirm) and not (ready and ready.holds):
-            # A poll set the task during an attempt that then reported an unusable value.
-            task = Fetch(self._clock.monotonic(), NO_KEYS)
-        keys = task.keys if isinstance(task, Fetch) else None
-        outcome = await self._run_task(key, sync, source, task, written)
-        match outcome:
-            case Requeue():
-                state.leave_task(keys, self._clock.monotonic())
-            case PartiallySynced() | Failed():
-                # The poll that finds the vault reachable also serves the SecretSyncs that were added in the meantime.
-                stays_polled = (
-                    isinstance(outcome, PartiallySynced)
-                    or _waits_for_value(outcome)
-                    or outcome.is_vault_failure
-                    or self.poller.waits_for_vault(key)
-                )
-                if not stays_polled:
-                    self.poller.leave(key)
-                if not _waits_for_value(outcome):
-                    left = keys_left(outcome, keys, self.poller.is_polled(key), stays_polled)
-                    state.leave_task(left, self._clock.monotonic())
-        return outcome, keys
-
-    async def _run_task(self, key: Key, sync: SecretSync, source: Class, task: Task, written: LastWrite) -> Outcome:
-        """Run a task. Return each error as an outcome."""
-        try:
-            if isinstance(task, ReportFailure):
-                return Failed(task.error.bare())
-            resolved = await self._resolver.resolve_sync(sync, source)
-            if isinstance(resolved, Requeue):
-                return resolved
-            if isinstance(task, Confirm):
-                return msgspec.structs.replace(confirmed_outcome(resolved), poll=task.poll)
-            outcome = await self._sync(sync, resolved, written, task)
-            requested = resolved.wanted.keys() if task.keys is None else task.keys
-            is_partial = isinstance(outcome, PartiallySynced) and not (
-                outcome.is_vault_failure and outcome.failed.keys() >= requested
-            )
-            if isinstance(outcome, Synced) or is_partial or _waits_for_value(outcome):
-                # The poll keeps the fetched keys up to date, and detects another value of the unusable ones. Other
-                # failed keys are retried separately.
-                self.poller.join(key, self._schedule.poll_group(sync, resolved), resolved.wanted, 0.0)
-            return outcome
-        except errors.ControllerError as error:
-            return Failed(error.bare())
-        except Exception as error:
-            self._rate_limited_log.log_unexpected(error)
-            text = (
-                f"unexpected {type(error).__name__}: the controller's log has the traceback; the Secret is unchanged,"
-                " and the controller retries"
-            )
-            return Failed(errors.ControllerError(text))
-
-    async def _sync(self, sync: SecretSync, resolved: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
-        try:
-            return await self._syncer.sync(sync, resolved, written, task)
-        except errors.ControllerError as error:
-            return Failed(error.bare())
-
     def flush_logs(self) -> None:
         """Log how many lines of one kind were suppressed."""
         self._rate_limited_log.flush_minutes()
-
-
-def _waits_for_value(outcome: Outcome) -> bool:
-    """Return whether only another value in the vault can help."""
-    return isinstance(outcome, PartiallySynced | Failed) and outcome.retry is errors.Retry.ON_NEW_VALUE
 
 
 def _status_of(sync: SecretSync | Unreadable) -> SecretSyncStatus:

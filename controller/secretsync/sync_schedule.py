@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from controller import errors
+from controller.api.conditions import Reason
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
 from controller.config.settings import Settings
-from controller.domain.status import Requeue
+from controller.domain.status import Requeue, generation_hash, ready_condition, sync_hash
 from controller.polling.group_polls import Records, recorded_polls
 from controller.polling.poll_group import PollGroup
 from controller.polling.poller import Poller
@@ -24,15 +25,8 @@ from controller.runtime import backoff
 from controller.runtime.clock import Clock
 from controller.runtime.work_queue import Key
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
-from controller.secretsync.work_state import (
-    Due,
-    DueAt,
-    OnPoll,
-    Undecided,
-    WorkState,
-    can_wait_for_poll,
-    was_unreachable,
-)
+from controller.secretsync.tasks import Fetch
+from controller.secretsync.work_state import ON_POLL, OnPoll, PlannedTask, Undecided, WorkState
 
 # Checks run together at the ticks of a clock, in seconds, with a maximum per tick.
 TICK = 2.0
@@ -117,31 +111,32 @@ class SyncSchedule:
 
         Return `Requeue` if the class cannot be parsed yet.
         """
-        if isinstance(state.due, Undecided):
-            edit = state.pending
-            due = await self._first_due(key, sync, source, state)
-            if isinstance(due, Requeue):
-                return due
-            state.due = due
-            if isinstance(due, OnPoll) and state.pending is edit:
-                state.pending = None  # the edit makes no attempt necessary, so the polls decide
+        if isinstance(undecided := state.plan, Undecided):
+            plan = await self._decide_plan(key, sync, source, state, undecided.edit)
+            if isinstance(plan, Requeue):
+                return plan
+            if state.plan is undecided:  # otherwise, an event has planned something else while the class was parsed
+                state.plan = plan
         if state.drift_check is None:
             delay = first_delay(self._settings.drift_interval, not sync.status.conditions, self._rng)
             state.drift_check = self._drift_checks.reserve(delay)
         return None
 
-    async def _first_due(self, key: Key, sync: SecretSync, source: Class, state: WorkState) -> Due | Requeue:
-        """Return when a SecretSync that is new to this process, or was edited, is due."""
+    async def _decide_plan(
+        self, key: Key, sync: SecretSync, source: Class, state: WorkState, edit: Fetch | None
+    ) -> PlannedTask | OnPoll | Requeue:
+        """Return the plan for a SecretSync that is new to this process, or was edited."""
         now = self._clock.monotonic()
+        fetch = edit or Fetch(now)
         if not isinstance(source, SecretProviderClass):
-            return DueAt(now)  # the attempt reports it and calls no vault
+            return PlannedTask(fetch, now)  # the attempt reports it and calls no vault
         last = backoff.parse_time(sync.status.last_successful_sync_time)
         if last is None or not can_wait_for_poll(sync, source):
-            return DueAt(now + self._rng.uniform(0, self._settings.jitter))
+            return PlannedTask(fetch, now + self._rng.uniform(0, self._settings.jitter))
         try:
             resolved = await self._resolver.resolve_sync(sync, source)
         except errors.ControllerError:
-            return DueAt(now)  # the attempt reports it
+            return PlannedTask(fetch, now)  # the attempt reports it
         if isinstance(resolved, Requeue):
             return resolved
         group = self.poll_group(sync, resolved)
@@ -152,10 +147,31 @@ class SyncSchedule:
             state.equal_at = last = max(last, recorded or last, state.equal_at or last)
             age = (self._clock.utc() - last).total_seconds()
         self._poller.join(key, group, resolved.wanted, age)
-        return OnPoll()
+        return ON_POLL
 
     def poll_group(self, sync: SecretSync, resolved: ResolvedSync) -> PollGroup:
         """Return the group whose polls serve a SecretSync."""
         usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
         interval = backoff.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
         return PollGroup(resolved.identity, resolved.cloud, resolved.vault, interval or usual)
+
+
+def can_wait_for_poll(sync: SecretSync, source: SecretProviderClass) -> bool:
+    """Return whether a SecretSync that is new to this process can wait for the next poll of its group.
+
+    It can if its status says that the Secret was equal to the vault, or was so until the vault became unreachable, and
+    if nothing was edited since.
+    """
+    ready = ready_condition(sync.status)
+    if ready is None or not (ready.holds or was_unreachable(sync.status)):
+        return False
+    return any(
+        sync.status.sync_hash == make(sync.metadata, source, sync.status.objects)
+        for make in (sync_hash, generation_hash)
+    )
+
+
+def was_unreachable(status: SecretSyncStatus) -> bool:
+    """Return whether the status says that the vault could not be read."""
+    ready = ready_condition(status)
+    return ready is not None and not ready.holds and ready.reason == Reason.PROVIDER_ERROR

@@ -44,15 +44,13 @@ from controller.runtime.backoff import COLLECTED_SOON
 from controller.runtime.sharing import share_text
 from controller.secretsync.refused_write import RefusedWrite
 from controller.secretsync.sync_resolver import ResolvedSync
+from controller.secretsync.tasks import NO_KEYS, Fetch
 from controller.secretsync.value_fetcher import Fetched, Known, ValueFetcher
-from controller.secretsync.work_state import Fetch
 
 NOT_COLLECTED = (
     "the Secret {0} of an earlier SecretSync of this name still exists; check its finalizers and the cluster's garbage"
     " collector (kube-controller-manager), or delete it"
 )
-# Python makes a new empty frozenset each time.
-NO_KEYS: frozenset[str] = frozenset()
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from controller.keyvault.pool import VaultPool
 from controller.runtime.parsing import ParsingPool
 from controller.secretsync import pkcs12_sandbox
 from controller.secretsync.sync_resolver import ResolvedSync
-from controller.secretsync.work_state import Fetch
+from controller.secretsync.tasks import Fetch
 
 # Maximum seconds to hold fetched values while a throttled vault delays the others of the same Secret.
 MAX_PATIENCE = 300.0

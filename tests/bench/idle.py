@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from controller.config.settings import Settings
-from controller.secretsync.work_state import CONFIRM_EVERY
+from controller.secretsync.tasks import CONFIRM_EVERY
 from tests.bench.audit_log import read_completed_requests, read_lines
 from tests.bench.harness import CHART_ELECTION, DATABASES, BenchHarness, Shape, cluster, database_kibibytes
 from tests.bench.results import Figures

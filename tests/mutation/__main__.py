@@ -57,10 +57,12 @@ MODULES = [
     "runtime.parsing",
     "runtime.rate_limiter",
     "runtime.work_queue",
+    "polling.poller",
+    "secretsync.attempts",
     "secretsync.class_reader",
     "secretsync.sync_schedule",
-    "polling.poller",
     "secretsync.reconciler",
+    "secretsync.tasks",
     "secretsync.work_state",
 ]
 

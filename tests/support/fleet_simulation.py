@@ -35,7 +35,7 @@ from controller.runtime.work_queue import Key
 from controller.secretsync.status_reporter import ReportResult
 from controller.secretsync.sync_resolver import Class, ResolvedSync
 from controller.secretsync.syncer import LastWrite
-from controller.secretsync.work_state import Fetch
+from controller.secretsync.tasks import Fetch
 from tests.support.builders import make_provider_class, make_sync
 from tests.support.reconciler_factory import build_reconciler
 from tests.support.virtual_time import VirtualLoop

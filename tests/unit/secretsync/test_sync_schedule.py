@@ -4,27 +4,40 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
 
 from controller import errors
+from controller.api.akvsync import AKVSync
+from controller.api.conditions import Condition, Reason
 from controller.api.meta import Unreadable
-from controller.api.secretsync import REFRESH_INTERVAL, GroupPoll, SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, GroupPoll, SecretSync, SecretSyncStatus
 from controller.config.settings import Settings
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
-from controller.domain.status import Failed, Reportable, Requeue, Synced, next_status
+from controller.domain.status import Failed, Reportable, Requeue, Synced, generation_hash, next_status, sync_hash
 from controller.keyvault.credentials import Identity
 from controller.polling.poll_group import PollGroup
 from controller.runtime.backoff import format_time
 from controller.runtime.clock import Clock as ProcessClock
 from controller.runtime.work_queue import Key
 from controller.secretsync.sync_resolver import Class, ResolvedSync
-from controller.secretsync.sync_schedule import MAX_PER_TICK, TICK, DriftScheduler, SyncSchedule, first_delay
-from controller.secretsync.work_state import Due, DueAt, Fetch, OnPoll, Undecided, WorkState
-from tests.support.builders import make_provider_class, make_sync
+from controller.secretsync.sync_schedule import (
+    MAX_PER_TICK,
+    TICK,
+    DriftScheduler,
+    SyncSchedule,
+    can_wait_for_poll,
+    first_delay,
+    was_unreachable,
+)
+from controller.secretsync.tasks import Fetch
+from controller.secretsync.work_state import Edited, OnPoll, Plan, PlannedTask, Undecided, WorkState
+from tests.support.builders import make_owner, make_provider_class, make_sync
 from tests.support.fixed_random import FixedRandom
+from tests.support.outcomes import make_failure
+from tests.unit.secretsync.samples import DISABLED, make_condition, make_failed, make_partial, make_status
 
 if TYPE_CHECKING:
     from controller.polling.poller import Poller
@@ -173,34 +186,41 @@ async def test_sync_that_cannot_wait_for_a_poll_is_due_without_being_resolved(
 ) -> None:
     harness, state = ScheduleHarness(share), WorkState()
     assert await harness.schedule.decide_due(KEY, sync, source, state) is None
-    assert (state.due, state.equal_at, harness.requests, harness.joined) == (DueAt(due), None, [], [])
+    assert (state.plan, state.equal_at) == (PlannedTask(Fetch(NOW), due), None)
+    assert (harness.requests, harness.joined) == ([], [])
 
 
-@pytest.mark.parametrize("news", [None, Fetch(NOW, frozenset({"k"}))], ids=["nothing", "a task"])
-async def test_edit_without_effect_leaves_only_later_tasks(news: Fetch | None) -> None:
-    """An event can set a task while the class is parsed."""
-    harness, state = ScheduleHarness(), WorkState()
-    state.on_edit(NOW)
-    state.take_edit(NOW)
+async def test_attempt_after_an_edit_fetches_what_the_edit_needs() -> None:
+    harness, edit = ScheduleHarness(), Fetch(5.0, frozenset({"k"}))
+    state = WorkState(Undecided(edit))
+    assert await harness.schedule.decide_due(KEY, make_sync(), SOURCE, state) is None
+    assert state.plan == PlannedTask(edit, NOW + 60)
 
-    def set_task() -> None:
-        state.pending = news or state.pending
 
-    harness.on_request = set_task
+@pytest.mark.parametrize("news", [None, PlannedTask(Fetch(NOW, frozenset({"k"})), NOW), Edited(Fetch(NOW))])
+async def test_edit_without_effect_leaves_only_later_plans(news: Plan | None) -> None:
+    """An event can plan an attempt while the class is parsed."""
+    harness, state = ScheduleHarness(), WorkState(Undecided(Fetch(NOW)))
+
+    def set_plan() -> None:
+        state.plan = news or state.plan
+
+    harness.on_request = set_plan
     assert await harness.schedule.decide_due(KEY, make_synced_sync(600), SOURCE, state) is None
-    assert (state.due, state.pending) == (OnPoll(), news)
+    assert state.plan == (news or OnPoll())
 
 
 async def test_attempt_reports_why_a_sync_cannot_be_resolved() -> None:
     harness, state, sync = ScheduleHarness(resolved=errors.InputError("m")), WorkState(), make_synced_sync(600)
     assert await harness.schedule.decide_due(KEY, sync, SOURCE, state) is None
-    assert (state.due, harness.requests, harness.joined) == (DueAt(NOW), [(sync, SOURCE)], [])
+    assert (state.plan, harness.joined) == (PlannedTask(Fetch(NOW), NOW), [])
+    assert harness.requests == [(sync, SOURCE)]
 
 
 async def test_sync_remains_undecided_until_its_class_can_be_parsed() -> None:
     harness, state = ScheduleHarness(resolved=Requeue(3.0)), WorkState()
     assert await harness.schedule.decide_due(KEY, make_synced_sync(600), SOURCE, state) == Requeue(3.0)
-    assert (state.due, state.drift_check, harness.joined) == (Undecided(), None, [])
+    assert (state.plan, state.drift_check, harness.joined) == (Undecided(), None, [])
 
 
 def make_sync_with_record(seconds: float, group: PollGroup = GROUP) -> SecretSync:
@@ -232,7 +252,7 @@ async def test_sync_that_is_current_joins_the_polls_of_its_group(
     harness.schedule.read_records(records)
     assert await harness.schedule.decide_due(KEY, sync, SOURCE, state) is None
     assert harness.joined == [(KEY, GROUP, WANTED, age)]
-    assert (state.due, state.equal_at) == (OnPoll(), None if age is None else get_past_date(age))
+    assert (state.plan, state.equal_at) == (OnPoll(), None if age is None else get_past_date(age))
 
 
 async def test_edit_without_effect_keeps_the_time_of_a_newer_poll() -> None:
@@ -243,21 +263,21 @@ async def test_edit_without_effect_keeps_the_time_of_a_newer_poll() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sync", "due", "drift_check", "after"),
+    ("sync", "plan", "drift_check", "after"),
     [
         pytest.param(make_sync(), Undecided(), None, NOW + 150, id="new"),
         pytest.param(make_synced_sync(600), Undecided(), None, NOW, id="synced before"),
-        pytest.param(make_synced_sync(600), DueAt(5.0), None, NOW, id="decided"),
+        pytest.param(make_synced_sync(600), PlannedTask(Fetch(1.0), 5.0), None, NOW, id="decided"),
         pytest.param(make_synced_sync(600), OnPoll(), 7.0, 7.0, id="both are decided"),
     ],
 )
 async def test_only_undecided_times_are_decided(
-    sync: SecretSync, due: Due, drift_check: float | None, after: float
+    sync: SecretSync, plan: Plan, drift_check: float | None, after: float
 ) -> None:
-    harness, state = ScheduleHarness(share=0.0), WorkState(due=due, drift_check=drift_check)
+    harness, state = ScheduleHarness(share=0.0), WorkState(plan, drift_check)
     assert await harness.schedule.decide_due(KEY, sync, SOURCE, state) is None
     assert state.drift_check == after
-    assert isinstance(due, Undecided) or (state.due, harness.requests) == (due, [])
+    assert isinstance(plan, Undecided) or (state.plan, harness.requests) == (plan, [])
 
 
 def test_next_drift_check_follows_after_the_interval() -> None:
@@ -270,3 +290,50 @@ def test_annotation_decides_the_interval_of_the_group(requested: str | None, int
     annotations = {REFRESH_INTERVAL: requested} if requested else {}
     sync = msgspec.structs.replace(sync, metadata=msgspec.structs.replace(sync.metadata, annotations=annotations))
     assert ScheduleHarness().schedule.poll_group(sync, RESOLVED) == msgspec.structs.replace(GROUP, interval=interval)
+
+
+@pytest.mark.parametrize(
+    ("last", "generation", "waits"),
+    [
+        (SYNCED, 1, True),
+        (SYNCED, 2, False),  # edited since
+        (UNREACHABLE, 1, True),
+        (make_failed(retry=errors.Retry.ON_EDIT), 1, True),  # the reason is also that of a vault
+        (make_failure(Reason.LABEL_ERROR), 1, False),
+        (make_partial(DISABLED), 1, False),
+        (None, 1, False),
+    ],
+)
+def test_new_sync_waits_for_the_poll_if_its_status_is_current(
+    last: Reportable | None, generation: int, waits: bool
+) -> None:
+    meta, source = make_sync().metadata, make_provider_class()
+    before = next_status(meta, SecretSyncStatus(), source, SYNCED, DATE) if last else SecretSyncStatus()
+    after = next_status(meta, before, source, last, DATE) if last else before
+    assert can_wait_for_poll(make_sync(status=after, generation=generation), source) is waits
+
+
+@pytest.mark.parametrize("read_hash", [sync_hash, generation_hash])
+def test_new_sync_of_a_generated_class_waits_with_the_hash_of_any_version(read_hash: Any) -> None:
+    sync, source = make_sync(status=make_status()), make_provider_class()
+    owner = make_owner("uid-of-the-akvsync", "shop", AKVSync.kind, AKVSync.group)
+    source = msgspec.structs.replace(
+        source, metadata=msgspec.structs.replace(source.metadata, owner_references=[owner])
+    )
+    known = read_hash(sync.metadata, source, sync.status.objects)
+    after = msgspec.structs.replace(sync.status, sync_hash=known)
+    assert can_wait_for_poll(msgspec.structs.replace(sync, status=after), source) is True
+    assert can_wait_for_poll(sync, source) is False
+
+
+@pytest.mark.parametrize(
+    ("ready", "unreachable"),
+    [
+        (None, False),
+        (make_condition(False, reason=Reason.PROVIDER_ERROR), True),
+        (make_condition(False, reason=Reason.LABEL_ERROR), False),
+        pytest.param(make_condition(True, reason=Reason.PROVIDER_ERROR), False, id="another controller wrote it"),
+    ],
+)
+def test_status_says_whether_the_vault_was_unreachable(ready: Condition | None, unreachable: bool) -> None:
+    assert was_unreachable(SecretSyncStatus(conditions=[ready] if ready else [])) is unreachable

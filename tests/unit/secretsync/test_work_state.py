@@ -1,7 +1,6 @@
 """Test every transition of the state of one SecretSync, without an event loop."""
 
 import math
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -9,186 +8,99 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.api.akvsync import AKVSync
-from controller.api.conditions import Condition, ConditionType, Reason
-from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
-from controller.domain.provider_class import ObjectVersionRef, VaultObject
-from controller.domain.snapshot import ListedObject, PollResult, VaultSnapshot
-from controller.domain.status import (
-    Failed,
-    PartiallySynced,
-    Reportable,
-    Synced,
-    generation_hash,
-    next_status,
-    sync_hash,
-)
-from controller.errors import ControllerError, ObjectError, ProviderError, Retry, UnusableValue
-from controller.keyvault.errors import throttled_error
-from controller.runtime import backoff
+from controller.api.secretsync import GroupPoll, SecretSyncStatus
+from controller.domain.snapshot import PollResult, VaultSnapshot
+from controller.domain.status import Failed, PartiallySynced, Reportable
+from controller.errors import Retry
 from controller.secretsync.class_reader import EDIT_INTERVAL
+from controller.secretsync.tasks import CONFIRM_EVERY, NO_KEYS, Confirm, Fetch, Task
 from controller.secretsync.work_state import (
-    CONFIRM_EVERY,
     CheckDrift,
-    Confirm,
-    Due,
-    DueAt,
-    Fetch,
+    Edited,
+    InProgress,
     MakeAttempt,
     OnPoll,
-    ReportFailure,
+    Plan,
+    PlannedTask,
     Sleep,
-    Task,
     Undecided,
     WorkState,
-    can_wait_for_poll,
     delay_after,
     is_unreported,
-    keys_left,
-    task_after_poll,
-    was_unreachable,
 )
-from tests.support.builders import make_owner, make_provider_class, make_sync
 from tests.support.fixed_random import FixedRandom
-from tests.support.outcomes import make_failure
+from tests.unit.secretsync.samples import (
+    BOTH,
+    DATE,
+    DISABLED,
+    LACKING,
+    NOW,
+    PASS,
+    READY,
+    REPORT_UNREACHABLE,
+    THROTTLED,
+    UNREACHABLE,
+    USER,
+    WANTED,
+    make_condition,
+    make_failed,
+    make_partial,
+    make_snapshot,
+    make_status,
+)
 
-NOW = 1000.0
-DATE = datetime(2030, 1, 1, tzinfo=UTC)
-UPDATED, LATER = DATE - timedelta(days=2), DATE - timedelta(days=1)
 INTERVAL = 3600.0
-REPORT_UNREACHABLE = ReportFailure(ProviderError("the vault is unreachable"))
-PASS = frozenset({"pass"})
-WANTED = {key: ObjectVersionRef(VaultObject(name=key)) for key in ("user", "pass")}
 LONGEST, SHORTEST = FixedRandom(1.0), FixedRandom(0.0)
+RECORD = Confirm(GroupPoll(group="x", time="2030-01-01T00:00:00Z"))
 
 
-def make_failed(**given: Any) -> Failed:
-    return make_failure(Reason.PROVIDER_ERROR, "a message", **given)
-
-
-def make_partial(error: ControllerError, **errors: ControllerError) -> PartiallySynced:
-    """Return the outcome where this error prevents the write of `pass`, and other errors prevent other writes."""
-    return PartiallySynced(message="a message", failed={"pass": error, **errors}, objects=[])
-
-
-READY = Synced(message="a message")
-UNREACHABLE = Failed(ProviderError("a message"))
-DISABLED, THROTTLED = ObjectError("secret pass is disabled"), throttled_error("shop", None)
-LACKING = UnusableValue("secret pass has no property", version="2", updated=backoff.format_time(LATER))
-
-
-def make_condition(ready: bool, generation: int = 0, reason: Reason = Reason.UP_TO_DATE) -> Condition:
-    return Condition(
-        type=ConditionType.READY,
-        status="True" if ready else "False",
-        reason=reason,
-        message="",
-        last_transition_time=backoff.format_time(DATE),
-        observed_generation=generation,
-    )
-
-
-def make_status(ready: bool | None = True, age: float | None = 0.0) -> SecretSyncStatus:
-    last = None if age is None else backoff.format_time(DATE - timedelta(seconds=age))
-    updated = backoff.format_time(UPDATED)
-    return SecretSyncStatus(
-        conditions=[] if ready is None else [make_condition(ready)],
-        objects=[ObjectVersion(target_key=key, object=f"secret/{key}", version="1", updated=updated) for key in WANTED],
-        last_successful_sync_time=last,
-    )
-
-
-def make_snapshot(*stale: str) -> VaultSnapshot:
-    """Return a snapshot in which these target keys are stale."""
-    return VaultSnapshot(
-        listed={"secret": {key: ListedObject(LATER if key in stale else UPDATED, True) for key in WANTED}}
-    )
-
-
-def test_initial_state_makes_an_attempt() -> None:
+def test_initial_state_is_undecided() -> None:
     state = WorkState()
-    assert state.next_action(NOW) == MakeAttempt()
-    assert msgspec.structs.astuple(state) == (
-        Undecided(), None, None, False, -math.inf, 0, 0, "", None, -math.inf, None
-    )  # fmt: skip
+    assert msgspec.structs.astuple(state) == (Undecided(None), None, -math.inf, 0, 0, "", None, -math.inf, None)
+    assert state.seconds_until_due(NOW) == 0
     assert (Fetch(NOW).keys, Confirm().poll) == (None, None)
 
 
 @pytest.mark.parametrize(
-    ("due", "drift_check", "pending", "action"),
+    ("plan", "drift_check", "action"),
     [
-        (Undecided(), NOW + 5, None, MakeAttempt()),
-        (DueAt(NOW), NOW + 5, None, MakeAttempt()),
-        (DueAt(NOW - 1), NOW - 1, None, MakeAttempt()),
-        (DueAt(NOW + 9), NOW + 5, None, Sleep(5)),
-        (DueAt(NOW + 4), NOW + 5, None, Sleep(4)),
-        (DueAt(NOW + 4), NOW, None, CheckDrift()),
-        (DueAt(NOW + 9), None, None, Sleep(9)),
-        (OnPoll(), NOW + 5, None, Sleep(5)),
-        (OnPoll(), NOW - 5, None, CheckDrift()),
-        (OnPoll(), NOW + 5, Confirm(), MakeAttempt()),
-        (DueAt(NOW + 9), NOW - 5, REPORT_UNREACHABLE, MakeAttempt()),
-        # A fetch that an attempt left waits until it is due.
-        (DueAt(NOW + 9), NOW + 5, Fetch(NOW), Sleep(5)),
+        (PlannedTask(Fetch(NOW), NOW), NOW + 5, MakeAttempt(Fetch(NOW))),
+        (PlannedTask(Fetch(NOW), NOW - 1), NOW - 1, MakeAttempt(Fetch(NOW))),
+        (PlannedTask(Fetch(NOW), NOW + 9), NOW + 5, Sleep(5)),
+        (PlannedTask(Fetch(NOW), NOW + 4), NOW + 5, Sleep(4)),
+        (PlannedTask(Fetch(NOW), NOW + 4), NOW, CheckDrift()),
+        (PlannedTask(Fetch(NOW), NOW + 9), None, Sleep(9)),
+        (PlannedTask(RECORD, NOW), NOW - 5, MakeAttempt(RECORD)),
+        (OnPoll(), NOW + 5, Sleep(5)),
+        (OnPoll(), NOW - 5, CheckDrift()),
+        (OnPoll(Fetch(NOW)), NOW + 5, Sleep(5)),
+        pytest.param(Edited(Fetch(NOW)), NOW + 5, Sleep(0), id="edited while its class was parsed"),
     ],
 )
-def test_next_action(due: Due, drift_check: float | None, pending: Task | None, action: object) -> None:
-    state = WorkState(due=due, drift_check=drift_check, pending=pending)
-    assert state.next_action(NOW) == action
+def test_next_action(plan: Plan, drift_check: float | None, action: object) -> None:
+    assert WorkState(plan, drift_check).next_action(NOW) == action
 
 
 @pytest.mark.parametrize(
-    ("due", "drift_check", "seconds"), [(DueAt(NOW + 9), 5, 5), (DueAt(NOW + 4), 5, 4), (OnPoll(), -1, 0)]
+    ("plan", "drift_check", "seconds"),
+    [(PlannedTask(Fetch(NOW), NOW + 9), 5, 5), (PlannedTask(Fetch(NOW), NOW + 4), 5, 4), (OnPoll(), -1, 0)],
 )
-def test_delay_after_a_drift_check(due: Due, drift_check: float, seconds: float) -> None:
-    assert WorkState(due=due, drift_check=NOW + drift_check).delay_after_check(NOW) == seconds
+def test_delay_after_a_drift_check(plan: Plan, drift_check: float, seconds: float) -> None:
+    assert WorkState(plan, NOW + drift_check).delay_after_check(NOW) == seconds
 
 
 @pytest.mark.parametrize(
-    ("last", "generation", "waits"),
+    ("plan", "after"),
     [
-        (READY, 1, True),
-        (READY, 2, False),  # edited since
-        (UNREACHABLE, 1, True),
-        (make_failed(retry=Retry.ON_EDIT), 1, True),  # the reason is also that of a vault
-        (make_failure(Reason.LABEL_ERROR), 1, False),
-        (make_partial(DISABLED), 1, False),
-        (None, 1, False),
+        (OnPoll(), PlannedTask(Fetch(NOW - 2), NOW - 2)),
+        (PlannedTask(Fetch(NOW, PASS), NOW + 9), PlannedTask(Fetch(NOW - 2), NOW - 2)),
+        pytest.param(Edited(Fetch(NOW, PASS)), Edited(Fetch(NOW - 2)), id="edited during the check"),
     ],
 )
-def test_new_sync_waits_for_the_poll_if_its_status_is_current(
-    last: Reportable | None, generation: int, waits: bool
-) -> None:
-    meta, source = make_sync().metadata, make_provider_class()
-    before = next_status(meta, SecretSyncStatus(), source, READY, DATE) if last else SecretSyncStatus()
-    after = next_status(meta, before, source, last, DATE) if last else before
-    assert can_wait_for_poll(make_sync(status=after, generation=generation), source) is waits
-
-
-@pytest.mark.parametrize("read_hash", [sync_hash, generation_hash])
-def test_new_sync_of_a_generated_class_waits_with_the_hash_of_any_version(read_hash: Any) -> None:
-    sync, source = make_sync(status=make_status()), make_provider_class()
-    owner = make_owner("uid-of-the-akvsync", "shop", AKVSync.kind, AKVSync.group)
-    source = msgspec.structs.replace(
-        source, metadata=msgspec.structs.replace(source.metadata, owner_references=[owner])
-    )
-    known = read_hash(sync.metadata, source, sync.status.objects)
-    after = msgspec.structs.replace(sync.status, sync_hash=known)
-    assert can_wait_for_poll(msgspec.structs.replace(sync, status=after), source) is True
-    assert can_wait_for_poll(sync, source) is False
-
-
-@pytest.mark.parametrize(
-    ("ready", "unreachable"),
-    [
-        (None, False),
-        (make_condition(False, reason=Reason.PROVIDER_ERROR), True),
-        (make_condition(False, reason=Reason.LABEL_ERROR), False),
-        pytest.param(make_condition(True, reason=Reason.PROVIDER_ERROR), False, id="another controller wrote it"),
-    ],
-)
-def test_status_says_whether_the_vault_was_unreachable(ready: Condition | None, unreachable: bool) -> None:
-    assert was_unreachable(SecretSyncStatus(conditions=[ready] if ready else [])) is unreachable
+def test_drift_makes_the_next_attempt_fetch_all_keys(plan: Plan, after: Plan) -> None:
+    state = WorkState(plan)
+    state.on_drift(NOW - 2)
+    assert state.plan == after
 
 
 def test_missing_class_is_reported_two_seconds_after_it_was_first_missed() -> None:
@@ -196,167 +108,149 @@ def test_missing_class_is_reported_two_seconds_after_it_was_first_missed() -> No
     assert [state.seconds_until_class(NOW + later) for later in (0, 0.5, 2, 9)] == [2.0, 1.5, 0.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("pending", "fetches_all"), [(None, True), (Confirm(), True), (Fetch(NOW), True), (Fetch(NOW, PASS), False)]
-)
-def test_attempt_fetches_all_keys_unless_its_task_names_some(pending: Task | None, fetches_all: bool) -> None:
-    assert WorkState(pending=pending).fetches_all is fetches_all
-
-
-def test_edit_without_a_task_fetches_all_keys() -> None:
-    state = WorkState(edited=True)
-    assert state.take_edit(NOW, {"pass"}) is True
-    assert state.take_task(NOW) == Fetch(NOW, None)
+# Edits
 
 
 def test_first_edit_is_handled_at_once_and_the_next_ones_once_a_second() -> None:
-    state = WorkState(failures=3, requeues=4, reported="x", due=DueAt(NOW + 99))
+    state = WorkState(PlannedTask(Fetch(NOW), NOW + 99), failures=3, requeues=4, reported="x")
     assert state.on_edit(NOW) == 0
-    assert (state.failures, state.requeues, state.pending) == (0, 0, Fetch(NOW))
-    assert state.take_edit(NOW) is True
-    assert (state.due, state.reported) == (Undecided(), "")
-    assert state.take_edit(NOW) is False
+    assert (state.failures, state.requeues, state.plan) == (0, 0, Edited(Fetch(NOW)))
+    assert state.take_edit(NOW) == Fetch(NOW)
+    assert (state.plan, state.reported) == (Undecided(Fetch(NOW)), "")
+    assert state.take_edit(NOW) is None
     assert state.on_edit(NOW + 0.25) == EDIT_INTERVAL - 0.25
     assert state.on_edit(NOW + 5) == 0
 
 
 @pytest.mark.parametrize(
-    ("result", "before", "pending", "task"),
+    ("plan", "fetched"),
     [
-        (REPORT_UNREACHABLE.error, make_status(), None, REPORT_UNREACHABLE),
-        (None, make_status(), None, Fetch(NOW, None)),
-        (None, make_status(), Fetch(1, PASS), Fetch(NOW, None)),
-        (make_snapshot("pass"), make_status(), None, Fetch(NOW, PASS)),
-        (make_snapshot("pass"), make_status(), Fetch(1, frozenset({"user"})), Fetch(NOW, frozenset({"user", "pass"}))),
-        (make_snapshot("pass"), make_status(), Fetch(1, None), Fetch(NOW, PASS)),
-        (make_snapshot(), make_status(), Fetch(1, PASS), Fetch(NOW, PASS)),
-        (make_snapshot(), make_status(ready=False), None, Fetch(NOW, frozenset())),
-        (make_snapshot(), make_status(ready=None), None, Fetch(NOW, frozenset())),
-        (make_snapshot(), make_status(), None, None),
-        (make_snapshot(), make_status(age=86_399), None, None),
-        (make_snapshot(), make_status(age=86_400), None, Confirm()),
-        (make_snapshot(), make_status(age=None), None, Confirm()),
+        (OnPoll(), PASS),
+        (InProgress(), PASS),
+        (PlannedTask(Confirm(), NOW), PASS),
+        (PlannedTask(Fetch(0.0, USER), NOW + 9), BOTH),
+        (OnPoll(Fetch(0.0, USER)), BOTH),
+        (Edited(Fetch(0.0, USER)), BOTH),
+        (Undecided(Fetch(0.0, USER)), BOTH),
+        pytest.param(PlannedTask(Fetch(0.0), NOW + 9), None, id="all keys are fetched anyway"),
+        pytest.param(Undecided(None), None, id="new SecretSync"),
+        pytest.param(PlannedTask(REPORT_UNREACHABLE, NOW), None, id="the vault could not be read"),
     ],
 )
-def test_task_after_poll(result: PollResult, before: SecretSyncStatus, pending: Task | None, task: Task | None) -> None:
-    assert task_after_poll(WANTED, result, before, pending, NOW, DATE) == task
+def test_edit_of_some_keys_fetches_only_these_and_pending_ones(plan: Plan, fetched: frozenset[str] | None) -> None:
+    state = WorkState(plan)
+    state.on_edit(5.0, PASS)
+    assert state.plan == Edited(Fetch(5.0, fetched))
 
 
-@pytest.mark.parametrize(
-    ("result", "before", "keys"),
-    [
-        (make_snapshot("pass"), make_status(), frozenset()),  # the value that is known to be unusable
-        (make_snapshot("user", "pass"), make_status(), frozenset({"user"})),
-        (make_snapshot("pass"), SecretSyncStatus(), frozenset({"user"})),
-        (make_snapshot(), make_status(), PASS),  # an earlier value was restored
-        (None, make_status(), None),
-    ],
-)
-def test_unusable_value_is_fetched_again_only_after_it_changed(
-    result: PollResult, before: SecretSyncStatus, keys: frozenset[str] | None
-) -> None:
-    before = msgspec.structs.replace(before, conditions=[make_condition(ready=False)])
-    assert task_after_poll(WANTED, result, before, None, NOW, DATE, {"pass": LACKING}) == Fetch(NOW, keys)
+def test_edit_without_keys_fetches_all() -> None:
+    state = WorkState(OnPoll())
+    state.on_edit(5.0, PASS)
+    state.on_edit(6.0)
+    assert state.plan == Edited(Fetch(6.0))
 
 
-@pytest.mark.parametrize(("keys", "fetched"), [(frozenset({"user"}), frozenset({"user", "pass"})), (None, None)])
+@pytest.mark.parametrize(("keys", "fetched"), [(USER, BOTH), (None, None)])
 def test_edit_of_another_key_also_fetches_the_unusable_ones(
     keys: frozenset[str] | None, fetched: frozenset[str] | None
 ) -> None:
-    state = WorkState(due=OnPoll())
+    state = WorkState(OnPoll())
     state.on_edit(NOW, keys)
-    assert state.take_edit(NOW, {"pass": LACKING})
-    assert state.take_task(NOW) == Fetch(NOW, fetched)
+    assert state.take_edit(NOW + 1, {"pass": LACKING}) == Fetch(NOW, fetched)
+    assert state.plan == Undecided(Fetch(NOW, fetched))
+
+
+# Polls
 
 
 def handle_poll(state: WorkState, result: PollResult, before: SecretSyncStatus | None = None) -> bool:
     return state.on_poll(WANTED, result, before or make_status(), NOW, DATE)
 
 
-def test_poll_that_found_a_change_makes_an_attempt_due() -> None:
-    state = WorkState(due=OnPoll(), pending=Confirm())
+@pytest.mark.parametrize(
+    "plan", [OnPoll(), InProgress(), PlannedTask(Confirm(), NOW), PlannedTask(REPORT_UNREACHABLE, NOW)]
+)
+def test_poll_that_found_a_change_makes_an_attempt_due(plan: Plan) -> None:
+    state = WorkState(plan)
     assert handle_poll(state, make_snapshot("pass")) is True
-    assert (state.due, state.pending) == (DueAt(NOW), Fetch(NOW, PASS))
+    assert state.plan == PlannedTask(Fetch(NOW, PASS), NOW)
 
 
-def test_poll_that_found_no_change_leaves_the_state() -> None:
-    state = WorkState(due=OnPoll())
+def test_poll_that_found_no_change_leaves_the_plan() -> None:
+    state = WorkState(OnPoll())
     assert handle_poll(state, make_snapshot()) is False
-    assert (state.due, state.pending) == (OnPoll(), None)
+    assert state.plan == OnPoll()
 
 
-def test_poll_does_not_change_the_state_of_an_edited_object() -> None:
-    state = WorkState(due=OnPoll(), edited=True)
-    assert handle_poll(state, make_snapshot("pass")) is False
-    assert state.pending is None
+@pytest.mark.parametrize(
+    ("edit", "result", "after"),
+    [
+        (Fetch(1.0), make_snapshot("pass"), Fetch(NOW)),
+        (Fetch(1.0, USER), make_snapshot("pass"), Fetch(NOW, BOTH)),
+        (Fetch(1.0, USER), None, Fetch(NOW)),
+        (Fetch(1.0, USER), REPORT_UNREACHABLE.error, Fetch(1.0, USER)),
+    ],
+)
+def test_edit_also_fetches_what_a_poll_found_stale_before_it_was_taken(
+    edit: Fetch, result: PollResult, after: Fetch
+) -> None:
+    state = WorkState(Edited(edit))
+    assert handle_poll(state, result) is False
+    assert (state.plan, state.equal_at) == (Edited(after), None)
 
 
-def test_failed_poll_is_reported_once() -> None:
-    state = WorkState(due=OnPoll())
-    assert handle_poll(state, REPORT_UNREACHABLE.error)
-    assert (state.due, state.pending) == (OnPoll(), REPORT_UNREACHABLE)
-    state.pending, state.reported = None, REPORT_UNREACHABLE.error.message
+def test_poll_during_the_decision_about_an_edit_decides_it() -> None:
+    state = WorkState(Undecided(Fetch(1.0, USER)))
+    assert handle_poll(state, make_snapshot("pass")) is True
+    assert state.plan == PlannedTask(Fetch(NOW, BOTH), NOW)
+
+
+@pytest.mark.parametrize("plan", [OnPoll(), InProgress()])
+def test_failed_poll_is_reported_once(plan: Plan) -> None:
+    state = WorkState(plan)
+    assert handle_poll(state, REPORT_UNREACHABLE.error) is True
+    assert state.plan == PlannedTask(REPORT_UNREACHABLE, NOW)
+    state.plan, state.reported = plan, REPORT_UNREACHABLE.error.message
     assert handle_poll(state, REPORT_UNREACHABLE.error) is False
-    assert state.pending is None
+    assert state.plan == plan
 
 
-@pytest.mark.parametrize("result", [REPORT_UNREACHABLE.error, make_snapshot()])
-def test_poll_without_a_change_does_not_replace_a_pending_task(result: PollResult) -> None:
-    state = WorkState(due=OnPoll(), pending=Fetch(NOW, PASS), reported="")
-    before = make_status(age=CONFIRM_EVERY)
-    if isinstance(result, VaultSnapshot):
-        state.pending = Confirm()
-    kept = state.pending
-    assert handle_poll(state, result, before)
-    assert state.pending == kept
+@pytest.mark.parametrize(
+    ("plan", "result"),
+    [
+        (PlannedTask(Fetch(NOW, PASS), NOW + 9), REPORT_UNREACHABLE.error),
+        (OnPoll(Fetch(NOW, PASS)), REPORT_UNREACHABLE.error),
+        (PlannedTask(RECORD, NOW), REPORT_UNREACHABLE.error),
+        (PlannedTask(RECORD, NOW), make_snapshot()),
+        (PlannedTask(Fetch(NOW), NOW + 9), make_snapshot()),
+        (Undecided(Fetch(NOW, NO_KEYS)), make_snapshot()),
+    ],
+)
+def test_poll_without_a_change_replaces_no_task(plan: Plan, result: PollResult) -> None:
+    state = WorkState(plan)
+    assert handle_poll(state, result, make_status(age=CONFIRM_EVERY)) is False
+    assert state.plan == plan
 
 
 @pytest.mark.parametrize("age", [0, CONFIRM_EVERY])
 def test_fetch_runs_if_the_vault_returns_before_the_failure_is_stored(age: float) -> None:
-    state = WorkState()
-    state.take_task(NOW)
-    state.leave_task(None, NOW)
+    state = WorkState(InProgress())
+    state.leave_keys(None, NOW)
     state.settle_attempt(UNREACHABLE, True, INTERVAL, SHORTEST, NOW)
     # The vault is back while the failure is being written to the status, which still says that the Secret is equal.
     assert handle_poll(state, make_snapshot(), make_status(age=age)) is True
     state.was_reported(UNREACHABLE.message)
-    assert state.next_action(NOW) == MakeAttempt()
     # As after any outage, the poll has shown that no value needs to be fetched.
-    assert (state.take_task(NOW), state.equal_at) == (Fetch(NOW, frozenset()), None)
-
-
-def test_task_is_taken_once_and_an_attempt_without_one_fetches_everything() -> None:
-    state = WorkState(pending=Confirm())
-    assert state.take_task(NOW) == Confirm()
-    assert state.take_task(NOW) == Fetch(NOW)
-
-
-@pytest.mark.parametrize(
-    ("pending", "keys", "task"),
-    [
-        (None, PASS, Fetch(NOW, PASS)),
-        (None, None, Fetch(NOW)),
-        (Confirm(), PASS, Fetch(NOW, PASS)),
-        (REPORT_UNREACHABLE, PASS, Fetch(NOW, PASS)),
-        (Fetch(NOW - 1, frozenset({"user"})), PASS, Fetch(NOW, frozenset({"user", "pass"}))),
-        (Fetch(NOW - 1, PASS), None, Fetch(NOW)),
-        (Fetch(NOW - 1), PASS, Fetch(NOW)),
-    ],
-)
-def test_left_keys_are_fetched_with_those_of_an_event_meanwhile(
-    pending: Task | None, keys: frozenset[str] | None, task: Task
-) -> None:
-    state = WorkState(pending=pending)
-    state.leave_task(keys, NOW)
-    assert state.pending == task
+    assert state.next_action(NOW) == MakeAttempt(Fetch(NOW, NO_KEYS))
+    assert state.equal_at is None
 
 
 @pytest.mark.parametrize("age", [0, CONFIRM_EVERY])
 def test_failure_that_passed_before_its_report_is_not_reported(age: float) -> None:
-    state = WorkState(due=OnPoll())
+    state = WorkState(OnPoll())
     assert handle_poll(state, REPORT_UNREACHABLE.error)
-    handle_poll(state, make_snapshot(), make_status(age=age))
-    assert state.pending == (Confirm() if age else None)
+    assert handle_poll(state, make_snapshot(), make_status(age=age)) is bool(age)
+    assert state.plan == (PlannedTask(Confirm(), NOW) if age else OnPoll())
 
 
 @pytest.mark.parametrize(
@@ -364,57 +258,151 @@ def test_failure_that_passed_before_its_report_is_not_reported(age: float) -> No
 )
 def test_poll_that_began_before_the_fetch_of_all_keys_is_ignored(began: float, is_fetched: bool) -> None:
     state = WorkState()
-    state.take_task(NOW)
+    state.start_attempt(Fetch(NOW))
     # The attempt has not written its status yet, so every key looks stale.
     poll = VaultSnapshot(since=began)
     assert state.on_poll(WANTED, poll, SecretSyncStatus(), NOW + 1, DATE) is is_fetched
 
 
-@pytest.mark.parametrize(("began", "is_fetched"), [(NOW, False), (NOW + 2, True)])
-def test_poll_counts_if_shared_answers_can_be_older(began: float, is_fetched: bool) -> None:
-    state = WorkState()
-    state.on_edit(NOW)
-    state.take_edit(NOW + 5)
-    assert state.take_task(NOW + 5) == Fetch(NOW)  # answers of other readers since the edit count
-    poll = VaultSnapshot(since=began)
-    assert state.on_poll(WANTED, poll, SecretSyncStatus(), NOW + 6, DATE) is is_fetched
-
-
 @pytest.mark.parametrize("keys", [None, PASS])
 def test_poll_counts_for_keys_that_could_not_be_fetched(keys: frozenset[str] | None) -> None:
     state = WorkState()
-    state.take_task(NOW)
-    state.leave_task(keys, NOW)
+    state.start_attempt(Fetch(NOW))
+    state.leave_keys(keys, NOW)
     assert state.on_poll(WANTED, VaultSnapshot(since=NOW - 1), SecretSyncStatus(), NOW + 1, DATE)
 
 
-def test_poll_counts_while_only_some_keys_are_fetched() -> None:
-    state = WorkState(pending=Fetch(NOW, PASS))
-    state.take_task(NOW)
+@pytest.mark.parametrize("task", [Fetch(NOW, PASS), RECORD])
+def test_poll_counts_while_only_some_keys_are_fetched(task: Task) -> None:
+    state = WorkState()
+    state.start_attempt(task)
     assert state.on_poll(WANTED, VaultSnapshot(since=NOW - 1), SecretSyncStatus(), NOW + 1, DATE)
 
 
 @pytest.mark.parametrize(
-    ("result", "waits_for_poll", "pending", "due", "failures"),
+    ("result", "before", "is_equal"),
     [
-        (READY, False, None, OnPoll(), 0),
-        (READY, False, Confirm(), DueAt(NOW), 0),
-        (make_failed(), True, Fetch(NOW), OnPoll(), 0),
-        (make_failed(), False, None, DueAt(NOW + 8), 3),
-        (make_partial(DISABLED), False, None, DueAt(NOW + 8), 3),
-        (make_failed(retry=Retry.THROTTLED, retry_after=7.0), False, None, DueAt(NOW + 7), 2),
-        (make_failed(retry=Retry.ON_EDIT), False, None, DueAt(NOW + INTERVAL), 3),
-        (Failed(LACKING), False, None, OnPoll(), 0),
-        (make_partial(LACKING), False, None, OnPoll(), 0),
-        (make_partial(LACKING), False, Fetch(NOW), DueAt(NOW), 0),
+        (make_snapshot(), make_status(), True),
+        (make_snapshot(), make_status(age=CONFIRM_EVERY), True),
+        (make_snapshot("pass"), make_status(), False),
+        (make_snapshot(), make_status(ready=False), False),
+        (REPORT_UNREACHABLE.error, make_status(), False),
+        (None, make_status(), False),
     ],
 )
-def test_due_after_an_attempt(
-    result: Reportable, waits_for_poll: bool, pending: Task | None, due: Due, failures: int
+def test_poll_that_found_the_secret_equal_is_remembered(
+    result: PollResult, before: SecretSyncStatus, is_equal: bool
 ) -> None:
-    state = WorkState(failures=2, pending=pending)
+    state = WorkState(OnPoll())
+    handle_poll(state, result, before)
+    assert state.equal_at == (DATE if is_equal else None)
+
+
+@pytest.mark.parametrize(
+    ("plan", "is_taken"),
+    [
+        (OnPoll(), True),
+        (InProgress(), True),
+        (PlannedTask(Confirm(), NOW + 9), True),
+        (PlannedTask(Fetch(NOW), NOW), False),
+        (PlannedTask(REPORT_UNREACHABLE, NOW), False),
+        (OnPoll(Fetch(NOW)), False),
+        (Undecided(), False),
+        (Edited(Fetch(NOW)), False),
+    ],
+)
+def test_record_of_a_poll_does_not_replace_another_task(plan: Plan, is_taken: bool) -> None:
+    state = WorkState(plan)
+    poll = GroupPoll(group="y", time="2030-01-01T00:00:00Z")
+    assert state.confirm(poll, NOW) is is_taken
+    assert state.plan == (PlannedTask(Confirm(poll), NOW) if is_taken else plan)
+
+
+# Attempts
+
+
+@pytest.mark.parametrize(
+    ("plan", "keys", "after"),
+    [
+        (InProgress(), PASS, PlannedTask(Fetch(NOW, PASS), NOW)),
+        (InProgress(), None, PlannedTask(Fetch(NOW), NOW)),
+        (PlannedTask(RECORD, NOW), PASS, PlannedTask(Fetch(NOW, PASS), NOW)),
+        (PlannedTask(REPORT_UNREACHABLE, NOW), PASS, PlannedTask(Fetch(NOW, PASS), NOW)),
+        (PlannedTask(Fetch(NOW - 1, USER), NOW), PASS, PlannedTask(Fetch(NOW, BOTH), NOW)),
+        (PlannedTask(Fetch(NOW - 1, PASS), NOW), None, PlannedTask(Fetch(NOW), NOW)),
+        (PlannedTask(Fetch(NOW - 1), NOW), PASS, PlannedTask(Fetch(NOW), NOW)),
+        (Edited(Fetch(NOW - 1, USER)), PASS, Edited(Fetch(NOW, BOTH))),
+    ],
+)
+def test_left_keys_are_fetched_with_those_of_an_event_meanwhile(
+    plan: Plan, keys: frozenset[str] | None, after: Plan
+) -> None:
+    state = WorkState(plan)
+    state.leave_keys(keys, NOW)
+    assert state.plan == after
+
+
+@pytest.mark.parametrize(
+    ("plan", "task", "after"),
+    [
+        (InProgress(), RECORD, PlannedTask(RECORD, NOW)),
+        (InProgress(), Fetch(1.0, PASS), PlannedTask(Fetch(NOW, PASS), NOW)),
+        (Edited(Fetch(1.0, USER)), Fetch(1.0, PASS), Edited(Fetch(NOW, BOTH))),
+        pytest.param(Edited(Fetch(1.0, USER)), RECORD, Edited(Fetch(1.0, USER)), id="the edit needs no other key"),
+        (PlannedTask(Fetch(1.0, USER), NOW), RECORD, PlannedTask(Fetch(1.0, USER), NOW)),
+    ],
+)
+def test_task_without_a_result_is_left(plan: Plan, task: Task, after: Plan) -> None:
+    state = WorkState(plan)
+    state.leave_task(task, NOW)
+    assert state.plan == after
+
+
+@pytest.mark.parametrize(
+    ("result", "waits_for_poll", "plan", "after", "failures"),
+    [
+        (READY, False, InProgress(), OnPoll(), 0),
+        pytest.param(
+            READY, False, PlannedTask(RECORD, NOW), PlannedTask(RECORD, NOW), 0, id="an event planned the next one"
+        ),
+        (READY, False, Edited(Fetch(1.0)), Edited(Fetch(1.0)), 0),
+        (make_failed(), True, PlannedTask(Fetch(1.0, PASS), NOW), OnPoll(Fetch(1.0, PASS)), 0),
+        (make_failed(), True, Edited(Fetch(1.0)), Edited(Fetch(1.0)), 0),
+        (make_failed(), False, PlannedTask(Fetch(1.0, PASS), NOW), PlannedTask(Fetch(1.0, PASS), NOW + 8), 3),
+        (make_failed(), False, Edited(Fetch(1.0)), Edited(Fetch(1.0)), 3),
+        pytest.param(make_failed(), False, Undecided(Fetch(1.0)), Undecided(Fetch(1.0), NOW + 8), 3, id="unreadable"),
+        (make_partial(DISABLED), False, PlannedTask(Fetch(1.0, PASS), NOW), PlannedTask(Fetch(1.0, PASS), NOW + 8), 3),
+        (
+            make_failed(retry=Retry.THROTTLED, retry_after=7.0),
+            False,
+            PlannedTask(Fetch(1.0), NOW),
+            PlannedTask(Fetch(1.0), NOW + 7),
+            2,
+        ),
+        (
+            make_failed(retry=Retry.ON_EDIT),
+            False,
+            PlannedTask(Fetch(1.0), NOW),
+            PlannedTask(Fetch(1.0), NOW + INTERVAL),
+            3,
+        ),
+        (Failed(LACKING), False, InProgress(), OnPoll(), 0),
+        (make_partial(LACKING), False, InProgress(), OnPoll(), 0),
+        (make_partial(LACKING), False, PlannedTask(Fetch(NOW), NOW), PlannedTask(Fetch(NOW), NOW), 0),
+    ],
+)
+def test_plan_after_an_attempt(
+    result: Reportable, waits_for_poll: bool, plan: Plan, after: Plan, failures: int
+) -> None:
+    state = WorkState(plan, failures=2)
     state.settle_attempt(result, waits_for_poll, INTERVAL, LONGEST, NOW)
-    assert (state.due, state.failures) == (due, failures)
+    assert (state.plan, state.failures) == (after, failures)
+
+
+def test_attempt_after_a_failure_waits_for_the_budget_of_its_namespace() -> None:
+    state = WorkState(PlannedTask(Fetch(1.0), NOW))
+    state.settle_attempt(make_failed(), False, INTERVAL, LONGEST, NOW, least=99.0)
+    assert state.plan == PlannedTask(Fetch(1.0), NOW + 99)
 
 
 @pytest.mark.parametrize(
@@ -434,45 +422,32 @@ def test_delay_after(given: dict[str, Any], failures: int, seconds: float) -> No
     assert delay_after(make_failed(**given), failures, INTERVAL, LONGEST) == seconds
 
 
+# Reports
+
+
 @pytest.mark.parametrize(
-    ("outcome", "keys", "is_polled", "stays_polled", "left"),
+    ("plan", "task", "after"),
     [
-        (make_failed(), PASS, False, False, None),  # no poll compares the keys, so all are fetched
-        (make_failed(), PASS, True, True, PASS),
-        (make_failed(), None, True, True, None),
-        (make_failed(), frozenset(), True, False, None),
-        (make_partial(DISABLED), None, True, True, PASS),
-        (make_partial(DISABLED), frozenset({"user"}), True, True, PASS),
-        (make_partial(DISABLED), frozenset({"user"}), False, False, None),
-        (make_partial(THROTTLED), frozenset({"user"}), False, False, PASS),
-        (make_partial(DISABLED, user=LACKING), None, True, True, PASS),
-        (make_failed(retry=Retry.THROTTLED), PASS, False, False, PASS),
-        (UNREACHABLE, PASS, False, True, PASS),
+        (OnPoll(), Fetch(1.0, PASS), PlannedTask(Fetch(NOW, PASS), NOW + 2)),
+        (OnPoll(), Fetch(1.0), PlannedTask(Fetch(NOW), NOW + 2)),
+        pytest.param(OnPoll(), RECORD, PlannedTask(RECORD, NOW + 2), id="no value is fetched to record a poll"),
+        (OnPoll(Fetch(1.0)), REPORT_UNREACHABLE, PlannedTask(Fetch(1.0), NOW + 2)),
+        (PlannedTask(Fetch(1.0, USER), NOW + 1), Fetch(1.0, PASS), PlannedTask(Fetch(NOW, BOTH), NOW + 1)),
+        (PlannedTask(Fetch(1.0, USER), NOW + 99), Fetch(1.0, PASS), PlannedTask(Fetch(NOW, BOTH), NOW + 2)),
+        (Edited(Fetch(1.0, USER)), Fetch(1.0, PASS), Edited(Fetch(NOW, BOTH))),
+        pytest.param(Undecided(Fetch(1.0), NOW + 99), None, Undecided(Fetch(1.0), NOW + 2), id="unreadable"),
     ],
 )
-def test_keys_left(
-    outcome: PartiallySynced | Failed,
-    keys: frozenset[str] | None,
-    is_polled: bool,
-    stays_polled: bool,
-    left: frozenset[str] | None,
-) -> None:
-    assert keys_left(outcome, keys, is_polled, stays_polled) == left
-
-
-def test_report_that_failed_is_tried_soon() -> None:
-    state = WorkState(due=OnPoll())
-    state.was_not_reported(LONGEST, NOW)
-    assert (state.due, state.requeues) == (DueAt(NOW + 2), 1)
-    state.due = DueAt(NOW + 1)
-    state.was_not_reported(LONGEST, NOW)
-    assert (state.due, state.requeues) == (DueAt(NOW + 1), 2)
+def test_report_that_failed_is_repeated_soon(plan: Plan, task: Task | None, after: Plan) -> None:
+    state = WorkState(plan, reported="before")
+    state.was_not_reported(task, 2.0, NOW)
+    assert (state.plan, state.requeues, state.reported) == (after, 1, "before")
     state.was_reported("done")
     assert (state.requeues, state.reported) == (0, "done")
 
 
 def test_requeues_are_reported_after_half_a_minute() -> None:
-    state, moment, waits = WorkState(), NOW, []
+    state, moment, waits = WorkState(PlannedTask(Fetch(1.0, PASS), NOW)), NOW, []
     while not state.settle_requeue(1.0, moment):
         waits.append(state.seconds_until_due(moment))
         moment += waits[-1]
@@ -483,26 +458,44 @@ def test_requeues_are_reported_after_half_a_minute() -> None:
     for _ in range(99):
         state.settle_requeue(1.0, moment)
     assert state.seconds_until_due(moment) == 30
+    assert state.plan == PlannedTask(Fetch(1.0, PASS), moment + 30)
 
 
-def test_unexpected_error_backs_off() -> None:
-    state = WorkState(failures=1)
-    state.settle_crash(LONGEST, NOW)
-    assert (state.failures, state.due) == (2, DueAt(NOW + 4))
+def test_decision_that_waits_for_the_class_remains_open() -> None:
+    state = WorkState(Undecided(Fetch(1.0, PASS)))
+    assert state.settle_requeue(1.5, NOW) is False
+    assert (state.plan, state.seconds_until_due(NOW)) == (Undecided(Fetch(1.0, PASS), NOW + 1.5), 1.5)
 
 
 @pytest.mark.parametrize(
-    ("due", "drift_check", "seconds"),
+    ("plan", "after"),
     [
-        (DueAt(NOW + 3), NOW + 1, 3),
-        (DueAt(NOW - 3), NOW + 1, 0),
+        (InProgress(), PlannedTask(Fetch(NOW), NOW + 4)),
+        pytest.param(OnPoll(), PlannedTask(Fetch(NOW), NOW + 4), id="crash while the status was written"),
+        (PlannedTask(RECORD, NOW), PlannedTask(RECORD, NOW + 4)),
+        (Edited(Fetch(1.0)), Edited(Fetch(1.0))),
+        (Undecided(), Undecided(None, NOW + 4)),
+    ],
+)
+def test_unexpected_error_backs_off(plan: Plan, after: Plan) -> None:
+    state = WorkState(plan, failures=1)
+    state.settle_crash(LONGEST, NOW)
+    assert (state.failures, state.plan) == (2, after)
+
+
+@pytest.mark.parametrize(
+    ("plan", "drift_check", "seconds"),
+    [
+        (PlannedTask(Fetch(NOW), NOW + 3), NOW + 1, 3),
+        (PlannedTask(Fetch(NOW), NOW - 3), NOW + 1, 0),
+        (InProgress(), NOW + 1, math.inf),
         (OnPoll(), NOW + 1, 1),
         (OnPoll(), NOW - 1, 0),
         (OnPoll(), None, math.inf),
     ],
 )
-def test_delay(due: Due, drift_check: float | None, seconds: float) -> None:
-    assert WorkState(due=due, drift_check=drift_check).seconds_until_due(NOW) == seconds
+def test_delay(plan: Plan, drift_check: float | None, seconds: float) -> None:
+    assert WorkState(plan, drift_check).seconds_until_due(NOW) == seconds
 
 
 @pytest.mark.parametrize(
@@ -526,13 +519,105 @@ def test_first_failure_of_the_vault_is_unreported(
     assert is_unreported(before, 2, outcome, failures) is unreported
 
 
-EVENTS = st.lists(
-    st.sampled_from(["edit", "change", "equal", "unreachable", "attempt", "requeue", "crash", "unreported"])
-)
+POLLS = ["change", "equal", "unreachable", "record"]
+EVENTS = [*POLLS, "edit", "key", "drift", "begin", "end", "requeue", "crash", "unreported", "time"]
+DRIFT = "the Secret differs"  # any fetch repairs it
+
+
+class _Life:
+    """The state of one SecretSync under any order of events. `owed` is what no attempt fetches yet.
+
+    Polls serve it only if the last attempt for an edit of all keys succeeded.
+    """
+
+    def __init__(self, result: Reportable) -> None:
+        self.state = WorkState(OnPoll(), drift_check=math.inf)
+        self.now = NOW
+        self.result = result
+        self.is_polled = True
+        self.task: Task | None = None
+        self.owed: set[str] = set()
+        self.begun: set[str] = set()
+
+    def handle(self, event: str) -> None:
+        self.now += 1
+        state, now = self.state, self.now
+        match event:
+            case "edit":
+                state.on_edit(now)
+                self.owed |= BOTH
+            case "key":
+                state.on_edit(now, USER)
+                self.owed |= USER
+            case "drift" if self.task is None:
+                state.on_drift(now)
+                self.owed.add(DRIFT)
+            case "time":
+                self.now += INTERVAL
+            case "begin" if self.task is None:
+                self.begin()
+            case _ if event in POLLS and self.is_polled:
+                self.poll(event)
+            case _ if self.task:
+                self.end(event, self.task)
+
+    def poll(self, event: str) -> None:
+        match event:
+            case "change":
+                self.state.on_poll(WANTED, make_snapshot("pass"), make_status(), self.now, DATE)
+                self.owed |= PASS
+            case "equal":
+                self.state.on_poll(WANTED, make_snapshot(), make_status(), self.now, DATE)
+            case "unreachable":
+                self.state.on_poll(WANTED, REPORT_UNREACHABLE.error, make_status(), self.now, DATE)
+            case "record":
+                self.state.confirm(GroupPoll(group="x", time="2030-01-01T00:00:00Z"), self.now)
+
+    def begin(self) -> None:
+        """Take the next action as the reconciler does."""
+        if (edit := self.state.take_edit(self.now)) and edit.keys is None:
+            self.is_polled = False
+        if isinstance(self.state.plan, Undecided):
+            self.state.plan = PlannedTask(self.state.plan.edit or Fetch(self.now), self.now)
+        action = self.state.next_action(self.now)
+        if isinstance(action, MakeAttempt):
+            self.task, self.begun = action.task, set(self.owed)
+            self.state.start_attempt(action.task)
+            if isinstance(action.task, Fetch):
+                fetched = BOTH if action.task.keys is None else action.task.keys
+                assert fetched | {DRIFT} >= self.owed, "a changed key is not fetched"
+                self.owed = set()
+
+    def end(self, event: str, task: Task) -> None:
+        """End the attempt. Without a result, what it was to fetch is still to be fetched."""
+        match event:
+            case "end":
+                self.settle(task)
+            case "requeue":
+                self.state.leave_task(task, self.now)
+                self.state.settle_requeue(1.0, self.now)
+            case "crash":
+                self.state.settle_crash(SHORTEST, self.now)
+            case "unreported":
+                self.state.settle_attempt(READY, False, INTERVAL, SHORTEST, self.now)
+                self.state.was_not_reported(task, 1.0, self.now)
+            case _:
+                return
+        if event != "end" or self.result is not READY:
+            self.owed |= self.begun
+        self.task = None
+
+    def settle(self, task: Task) -> None:
+        if isinstance(self.result, PartiallySynced | Failed):
+            self.state.leave_keys(task.keys if isinstance(task, Fetch) else None, self.now)
+        else:
+            self.is_polled = True
+        self.state.settle_attempt(self.result, False, INTERVAL, SHORTEST, self.now)
+        self.state.was_reported(self.result.message)
 
 
 @given(
-    EVENTS,
+    st.lists(st.sampled_from(EVENTS), max_size=12),
     st.sampled_from(
         [
             READY,
@@ -545,67 +630,15 @@ EVENTS = st.lists(
     ),
 )
 def test_no_order_of_events_loses_a_change_or_waits_forever(events: list[str], result: Reportable) -> None:
-    """After an edit or a change, an attempt that fetches follows without another event, in every earlier state."""
-    state, now = WorkState(drift_check=math.inf), NOW
-    for event in [*events, "edit" if len(events) % 2 else "change"]:
-        now += 1
-        match event:
-            case "edit":
-                state.on_edit(now)
-            case "change":
-                state.on_poll(WANTED, make_snapshot("pass"), make_status(), now, DATE)
-            case "equal":
-                state.on_poll(WANTED, make_snapshot(), make_status(), now, DATE)
-            case "unreachable":
-                state.on_poll(WANTED, REPORT_UNREACHABLE.error, make_status(), now, DATE)
-            case "attempt":
-                state.take_edit(now)
-                state.take_task(now)
-                state.settle_attempt(result, False, INTERVAL, SHORTEST, now)
-                state.was_reported(result.message)
-            case "requeue":
-                state.settle_requeue(1.0, now)
-            case "crash":
-                state.settle_crash(SHORTEST, now)
-            case "unreported":
-                state.was_not_reported(SHORTEST, now)
-    state.take_edit(now)
-    assert state.next_action(now) == MakeAttempt()
-    task = state.take_task(now)
-    assert isinstance(task, Fetch)
-    assert task.keys is None or "pass" in task.keys
-
-
-@pytest.mark.parametrize(
-    ("result", "before", "is_equal"),
-    [
-        (make_snapshot(), make_status(), True),
-        (make_snapshot(), make_status(age=CONFIRM_EVERY), True),
-        (make_snapshot("pass"), make_status(), False),
-        (make_snapshot(), make_status(ready=False), False),
-        (REPORT_UNREACHABLE.error, make_status(), False),
-        (None, make_status(), False),
-    ],
-)
-def test_poll_that_found_the_secret_equal_is_remembered(
-    result: PollResult, before: SecretSyncStatus, is_equal: bool
-) -> None:
-    state = WorkState(due=OnPoll())
-    handle_poll(state, result, before)
-    assert state.equal_at == (DATE if is_equal else None)
-
-
-@pytest.mark.parametrize(
-    ("state", "is_taken"),
-    [
-        (WorkState(), True),
-        (WorkState(pending=Confirm()), True),
-        (WorkState(pending=Fetch(NOW)), False),
-        (WorkState(pending=REPORT_UNREACHABLE), False),
-        (WorkState(edited=True), False),
-    ],
-)
-def test_record_of_a_poll_does_not_replace_another_task(state: WorkState, is_taken: bool) -> None:
-    poll, before = GroupPoll(group="x", time="2030-01-01T00:00:00Z"), state.pending
-    assert state.confirm(poll) is is_taken
-    assert state.pending == (Confirm(poll) if is_taken else before)
+    """Every changed key is fetched by an attempt that begins after the change, without another event."""
+    life = _Life(result)
+    for event in events:
+        life.handle(event)
+    life.result = READY
+    if life.task:
+        life.end("end", life.task)
+    while life.owed:
+        life.now += INTERVAL
+        life.begin()
+        assert isinstance(life.task, Fetch), "nothing is planned for a changed key"
+        life.end("end", life.task)

@@ -25,7 +25,7 @@ from controller.errors import ControllerError
 from controller.keyvault.credentials import Identity
 from controller.kube.overlap import FIX
 from controller.runtime.backoff import latest, parse_time
-from controller.secretsync.work_state import CONFIRM_EVERY
+from controller.secretsync.tasks import CONFIRM_EVERY
 from tools.cli import adoption
 from tools.cli.capacity.fleet import CREDENTIALS_PER_IDENTITY
 from tools.cli.common.printable import command, line, word

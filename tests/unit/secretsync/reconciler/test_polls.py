@@ -10,7 +10,7 @@ from controller.domain.status import Failed, Outcome, PartiallySynced, Requeue
 from controller.errors import ObjectError, ProviderError, Retry, UnusableValue
 from controller.keyvault.errors import throttled_error
 from controller.runtime.work_queue import Key
-from controller.secretsync import work_state
+from controller.secretsync import tasks
 from tests.support.builders import make_sync
 from tests.unit.secretsync.reconciler.harness import (
     AFTER,
@@ -64,7 +64,7 @@ def test_change_found_by_the_next_poll_replaces_a_pending_confirmation(
     harness: ReconcilerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker may process the key after both polls, not between them."""
-    monkeypatch.setattr(work_state, "CONFIRM_EVERY", 0)
+    monkeypatch.setattr(tasks, "CONFIRM_EVERY", 0)
     harness.outcome = make_synced("user", "pass")
     harness.add_class()
     harness.add(make_sync())
@@ -143,7 +143,7 @@ def test_record_of_a_poll_during_a_failing_attempt_replaces_no_fetch(
     harness: ReconcilerHarness, outcome: Outcome | Exception
 ) -> None:
     start_attempt(harness, outcome)
-    assert harness.reconciler.entries[SHOP].state.confirm(GroupPoll(group="x", time=AFTER))
+    assert harness.reconciler.entries[SHOP].state.confirm(GroupPoll(group="x", time=AFTER), harness.loop.time())
     harness.advance(20)
     stays_polled = not isinstance(outcome, ObjectError)
     assert [task.keys for task in harness.tasks[1:2]] == [frozenset({"pass"}) if stays_polled else None]
@@ -155,7 +155,7 @@ def test_record_of_a_poll_does_not_hide_a_value_that_became_unusable(harness: Re
     start_attempt(harness, PartiallySynced(message="m", failed={"pass": lacking}, objects=objects))
     state, written = harness.reconciler.entries[SHOP]
     harness.unusable = written.unusable = {"pass": lacking}
-    assert state.confirm(GroupPoll(group="x", time=AFTER))
+    assert state.confirm(GroupPoll(group="x", time=AFTER), harness.loop.time())
     harness.advance(60)
     assert [reason for _, reason in harness.reports] == [Reason.PARTIAL]
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"}), frozenset()]

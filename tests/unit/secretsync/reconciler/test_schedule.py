@@ -23,11 +23,14 @@ from controller.runtime.work_queue import Key
 from controller.secretsync.reconciler import Reconciler
 from controller.secretsync.refused_write import RefusedWrite
 from controller.secretsync.status_reporter import ReportResult
-from controller.secretsync.work_state import CLASS_PATIENCE, Fetch
+from controller.secretsync.tasks import Fetch
+from controller.secretsync.work_state import CLASS_PATIENCE
 from tests.support.akv_syncs import akv_sync
 from tests.support.builders import make_provider_class, make_sync
 from tests.unit.secretsync.reconciler.harness import (
+    BEFORE,
     DAY,
+    GOOD,
     HOUR,
     SHOP,
     UNREACHABLE,
@@ -363,14 +366,38 @@ def test_key_that_an_edit_adds_is_fetched_although_all_others_fail(harness: Reco
     assert not written.failing
 
 
-@pytest.mark.parametrize("found", [make_sync(), make_sync_of_age(600)], ids=["new", "synced before the restart"])
-def test_class_that_cannot_be_parsed_yet_delays_the_attempt(harness: ReconcilerHarness, found: SecretSync) -> None:
+def test_class_that_cannot_be_parsed_yet_delays_the_attempt(harness: ReconcilerHarness) -> None:
     harness.resolve_requeues = [Requeue(1.5)]
     harness.add_class()
-    harness.add(found)
+    harness.add(make_sync())
     harness.advance(2)
     assert harness.sync_times == [1.5]
     assert harness.reconciler.poller.is_polled(SHOP)
+
+
+def add_equal_sync(harness: ReconcilerHarness) -> None:
+    """Add a SecretSync that another process synced ten minutes ago. The vault has not changed since."""
+    harness.set_results(make_snapshot(user=BEFORE, **{"pass": BEFORE}), GOOD)
+    harness.add_class()
+    harness.add(make_sync_of_age(600, make_synced("user", "pass")))
+
+
+def test_class_that_cannot_be_parsed_yet_causes_no_vault_call_after_a_restart(harness: ReconcilerHarness) -> None:
+    harness.resolve_requeues = [Requeue(1.5), Requeue(1.5)]
+    add_equal_sync(harness)
+    harness.advance(HOUR - 601)
+    assert (harness.sync_times, harness.polls) == ([], [])
+    harness.advance(2)
+    assert (harness.sync_times, harness.polls) == ([], [HOUR - 600])
+
+
+def test_record_of_a_poll_that_could_not_be_written_fetches_no_value(harness: ReconcilerHarness) -> None:
+    """Otherwise, an outage of the API server at the end of a poll would read every value of a SecretSync."""
+    add_equal_sync(harness)
+    harness.report_results = [ReportResult.NOT_WRITTEN, ReportResult.OUTDATED]
+    harness.advance(HOUR)
+    assert (harness.sync_times, harness.report_results) == ([], [])
+    assert [status.last_group_poll is not None for status in harness.statuses] == [True]
 
 
 @pytest.mark.parametrize("ends", ["deleted", "lease lost"])

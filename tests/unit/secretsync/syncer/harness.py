@@ -22,8 +22,8 @@ from controller.observability.telemetry import Metrics
 from controller.runtime.parsing import ParsingPool
 from controller.secretsync.sync_resolver import Class, SyncResolver
 from controller.secretsync.syncer import LastWrite, Syncer
+from controller.secretsync.tasks import Fetch
 from controller.secretsync.value_fetcher import ValueFetcher
-from controller.secretsync.work_state import Fetch
 from tests.support.builders import make_provider_class, make_sync, make_value
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, connect_to_api_server, error_response
 

@@ -16,7 +16,7 @@ from controller.domain.values import VaultValue
 from controller.errors import ControllerError, ObjectError, Retry
 from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.syncer import LastWrite
-from controller.secretsync.work_state import Fetch
+from controller.secretsync.tasks import Fetch
 from tests.support.builders import make_provider_class, make_secret_meta, make_sync, make_value
 from tests.unit.secretsync.syncer.harness import ABSENT, CANARY, SyncerHarness, make_class, metadata_response
 

@@ -14,7 +14,7 @@ from controller.config.settings import FOREIGN_SECRET, Settings
 from controller.domain.status import Synced
 from controller.errors import Retry
 from controller.secretsync.sync_resolver import Class, ResolvedSync
-from controller.secretsync.work_state import Fetch
+from controller.secretsync.tasks import Fetch
 from tests.support.builders import make_owner, make_secret_meta, make_sync
 from tests.support.scripted_api_server import ScriptedResponse, error_response
 from tests.unit.secretsync.syncer.harness import (
