@@ -161,6 +161,26 @@ def test_record_of_a_poll_does_not_hide_a_value_that_became_unusable(harness: Re
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"}), frozenset()]
 
 
+def test_record_of_a_poll_writes_a_status_that_was_emptied_meanwhile(harness: ReconcilerHarness) -> None:
+    sync_user_and_pass(harness)
+    assert harness.reconciler.entries[SHOP].state.confirm(GroupPoll(group="x", time=AFTER), harness.loop.time())
+    harness.reconciler.syncs.update_from_write(make_sync().metadata, make_sync())
+    harness.reconciler.queue.add(SHOP)
+    harness.advance(1)
+    assert [task.keys for task in harness.tasks] == [frozenset()]
+    assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE]
+
+
+def test_first_sync_that_met_a_conflict_is_not_polled_yet(harness: ReconcilerHarness) -> None:
+    """A poll would report a Secret that does not exist as equal to the vault."""
+    harness.outcome = Requeue(5)
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    assert len(harness.tasks) == 1
+    assert not harness.reconciler.poller.is_polled(SHOP)
+
+
 def sync_user_and_pass(harness: ReconcilerHarness) -> dict[str, ObjectVersionRef]:
     """Sync a SecretSync of two keys. Return the versions that a poll compares."""
     harness.outcome = make_synced("user", "pass")
