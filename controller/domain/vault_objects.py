@@ -30,7 +30,6 @@ MAX_HISTORY = 500
 MAX_ITEMS = 2_000
 # The outer list, its items and their fields are three levels. More is a mistake, or an attack on the parser's stack.
 _DEPTH = 4
-_BLANK_START = re.compile(r"\A(?:[^\S\n]*\n)+")
 # Lines such as `%TAG`. LibYAML compares each one with all previous ones.
 MAX_DIRECTIVES = 8
 FIELDS = {
@@ -159,9 +158,10 @@ def shorten_name(name: str) -> str:
 
 def read_objects(parameter: str) -> ItemIndex:
     """Read the parameter `objects`. Raise `ClassError` if it is not a list of items."""
-    # The CSI provider removes white space around the parameter. A tab in a blank line is not YAML.
-    trimmed = _BLANK_START.sub(lambda blank: "\n" * blank[0].count("\n"), parameter.rstrip())
-    root = _compose_yaml(trimmed, "parameter objects")
+    # The CSI provider removes white space around the parameter, also the indentation of the first line.
+    trimmed = parameter.lstrip()
+    line_breaks = parameter.count("\n") - trimmed.count("\n")
+    root = _compose_yaml("\n" * line_breaks + trimmed.rstrip(), "parameter objects")
     entries = dict(_node_fields(root, "parameter objects", 0)) if isinstance(root, yaml.MappingNode) else {}
     array = entries.get("array")
     if not isinstance(array, yaml.SequenceNode) or not array.value:

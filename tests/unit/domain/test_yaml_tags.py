@@ -106,6 +106,13 @@ def test_blank_lines_around_the_parameter_do_not_matter(blank: str) -> None:
     assert f"line {blank.count(chr(10)) + 3}" in items.unnamed_faults[0]
 
 
+@pytest.mark.parametrize("space", ["\t", "    ", "\n \t\n  ", " \ufeff", "\u00a0"])
+def test_space_before_the_first_word_of_the_parameter_does_not_matter(space: str) -> None:
+    items = read_objects(f"{space}array:\n- 'objectName: pin'\n- x\n")
+    assert list(items.objects) == ["pin"]
+    assert f"line {space.count(chr(10)) + 3}" in items.unnamed_faults[0]
+
+
 @pytest.mark.parametrize(
     "text",
     [
