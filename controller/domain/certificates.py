@@ -101,7 +101,7 @@ class CertificateBundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """
         label = self.key.split(_DASHES)[1].removeprefix(b"BEGIN ")
         has_headers = b":" in self.key
-        return self.key if has_headers else _encode_pem(label, _key_der(self.key))
+        return self.key if has_headers else _encode_pem(label, _block_der(self.key))
 
     def tls_key(self, noun: str) -> bytes:
         """Return the private key in upstream's form for a TLS Secret: PKCS#1 for RSA, SEC 1 for EC, else PKCS#8.
@@ -218,7 +218,7 @@ def _read_pem(data: bytes, noun: str) -> _PemContents:
                     f"{noun} holds more than {MAX_CERTIFICATES} certificates; split it into several objects"
                 )
             failure = f"{noun}: certificate {len(found.certificates) + 1} of its PEM cannot be read"
-            found.certificates.append(_run_parser(partial(x509.load_pem_x509_certificate, block), failure))
+            found.certificates.append(_run_parser(partial(_load_certificate, block), failure))
         else:
             found.others.append(block)
     if len(found.keys) > MAX_KEYS:
@@ -256,14 +256,19 @@ def _private_pem(key: Any, *, traditional: bool = False) -> bytes:
 
 def _load_key(text: bytes) -> Any:
     """Load a private key (PEM). Raise `ValueError` for a Diffie-Hellman key, or any error of the parser."""
-    data = _key_der(text)
+    data = _block_der(text)
     if any(algorithm in data[:_ALGORITHM_ENDS] for algorithm in _DH_ALGORITHMS.values()):
         raise ValueError("a Diffie-Hellman key")
     # Checking the primes of an RSA key takes a quarter of a second. The workload that uses the key checks them.
     return serialization.load_der_private_key(data, None, unsafe_skip_rsa_key_validation=True)
 
 
-def _key_der(text: bytes) -> bytes:
+def _load_certificate(text: bytes) -> x509.Certificate:
+    """Load a certificate (PEM), also with blank lines, which `load_pem_x509_certificate` refuses and Go accepts."""
+    return x509.load_der_x509_certificate(_block_der(text))
+
+
+def _block_der(text: bytes) -> bytes:
     """Return the DER in one PEM block, without the headers that RFC 1421 allows before it."""
     lines = [line.strip() for line in text.split(_DASHES)[2].strip().split(b"\n")]
     if any(b":" in line for line in lines):
@@ -279,7 +284,7 @@ _PSS_ALGORITHM = b"\x02\x01\x00\x30" + bytes([len(_PSS)]) + _PSS
 
 def _is_pss_key(pem: bytes) -> bool:
     """Return whether a private key in PEM is PKCS#8 for RSASSA-PSS."""
-    return pem.startswith(b"-----BEGIN PRIVATE KEY-----") and _PSS in _key_der(pem)[:_ALGORITHM_ENDS]
+    return pem.startswith(b"-----BEGIN PRIVATE KEY-----") and _PSS in _block_der(pem)[:_ALGORITHM_ENDS]
 
 
 def _has_pss(certificate: x509.Certificate) -> bool:

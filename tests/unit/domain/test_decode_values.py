@@ -246,6 +246,8 @@ def _wrap_lines(columns: int, pem: str) -> str:
         pytest.param(lambda pem: pem.replace("\n", " \n  "), id="spaces around lines"),
         pytest.param(lambda pem: _wrap_lines(76, pem), id="76 columns"),
         pytest.param(lambda pem: _wrap_lines(4096, pem), id="one line"),
+        pytest.param(lambda pem: pem.replace("\n", "\n\n"), id="doubled line breaks"),
+        pytest.param(lambda pem: pem.replace("\n-----END", "\n\n-----END"), id="blank line at the end"),
     ],
 )
 def test_part_of_a_pem_has_the_standard_layout_and_the_whole_is_unchanged(
