@@ -6,6 +6,7 @@ Only a text without any item is a `ClassError`.
 """
 
 import base64
+import contextlib
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -174,7 +175,7 @@ def read_objects(parameter: str) -> ItemIndex:
     items = ItemIndex()
     for number, item in enumerate(array.value):
         where = f"objects item {number} (line {item.start_mark.line + 1})"
-        given: dict[str, str] = {}
+        node: yaml.Node | None = None
         try:
             if not isinstance(item, yaml.ScalarNode):
                 raise ClassError(f"{where}: expected a text; write `- |` and the fields below it, indented")
@@ -185,18 +186,28 @@ def read_objects(parameter: str) -> ItemIndex:
             node = None if text is None else _compose_yaml(text, where, first)
             if node is None or _is_null(node):
                 continue
-            _read_fields(node, where, first, given, warnings)
-            items.add(_vault_object(given, where), where, warnings)
+            items.add(_vault_object(_read_fields(node, where, first, warnings), where), where, warnings)
         except ClassError as error:
-            if name := given.get("objectAlias") or given.get("objectName"):
+            if name := _named_in(node):
                 items.fail(name, error.message)
             else:
                 items.unnamed_faults.append(error.message)
     return items
 
 
-def _read_fields(node: yaml.Node, where: str, first_line: int, given: dict[str, str], warnings: list[str]) -> None:
-    """Put the fields of an item into `given`. If a fault is raised, the fields before it are there."""
+def _named_in(node: yaml.Node | None) -> str:
+    """Return the alias or name of an item that has a fault in any field, or an empty text."""
+    given: dict[str, str] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode):
+            with contextlib.suppress(ClassError):
+                given[key.value] = (_scalar_text(value, "") or "").strip()
+    return given.get("objectAlias") or given.get("objectName") or ""
+
+
+def _read_fields(node: yaml.Node, where: str, first_line: int, warnings: list[str]) -> dict[str, str]:
+    """Return the fields of an item that have a value."""
+    given: dict[str, str] = {}
     if not isinstance(node, yaml.MappingNode):
         raise ClassError(f"{where}: expected fields such as `objectName: my-secret`")
     for name, value in _node_fields(node, where, first_line):
@@ -208,6 +219,7 @@ def _read_fields(node: yaml.Node, where: str, first_line: int, given: dict[str, 
             raise ClassError(f"{line}: {name} must be one value")
         elif (text := _scalar_text(value, f"{line}: {name}")) is not None:
             given[name] = text.strip()
+    return given
 
 
 def _vault_object(given: Mapping[str, str], where: str) -> VaultObject:

@@ -675,6 +675,19 @@ def test_unusable_item_affects_only_its_own_source_paths(item: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "fault",
+    ["objectVersion: [1]", "objectType: secret, objectType: key", "<<: {objectType: key}", "objectType: !!int x"],
+)
+@pytest.mark.parametrize("alias", ["old", "' old '"])
+def test_fault_before_the_alias_of_an_item_affects_only_that_alias(fault: str, alias: str) -> None:
+    item = f"{{objectName: db, {fault}, objectAlias: {alias}}}"
+    found = read_config(f'array:\n  - "objectName: db"\n  - "{item}"\n')
+    assert found.resolve_path("db").object == VaultObject(name="db")
+    with pytest.raises(ClassError, match="item 1"):
+        found.resolve_path("old")
+
+
+@pytest.mark.parametrize(
     ("alias", "cleaned"),
     [("a", "a"), ("./a", "a"), ("a/", "a"), ("a//b", "a/b"), ("a/./b", "a/b"), ("a/b///", "a/b"), (".a", ".a")],
 )
