@@ -149,10 +149,24 @@ def _read_document(data: bytes) -> Node:
     try:
         return _read_json(text)
     except json.JSONDecodeError as error:
-        # YAML reads such a line break, too, but as a space. That would damage a PEM, for example.
-        if error.msg.startswith("Invalid control character") and text[error.pos] in "\r\n":
-            raise _UnreadableDocument(rf"has a line break in a JSON text (line {error.lineno}): write \n") from None
+        if mistake := _find_json_mistake(text, error):
+            raise _UnreadableDocument(mistake) from None
         return _read_yaml(text)
+
+
+def _find_json_mistake(text: str, error: json.JSONDecodeError) -> str:
+    """Return the mistake in a JSON text that YAML would read as another value, or an empty text."""
+    if not text.lstrip().startswith(("{", "[")):
+        return ""
+    # YAML reads the line break as a space. That would damage a PEM, for example.
+    if error.msg.startswith("Invalid control character") and text[error.pos] in "\r\n":
+        return rf"has a line break in a JSON text (line {error.lineno}): write \n"
+    # YAML has more of them: in C:\apps, it reads the bell character.
+    if error.msg.startswith("Invalid \\"):
+        return rf"has a backslash that JSON does not have (line {error.lineno}): write \\"
+    if error.msg.startswith("Expecting ',' delimiter") and text.startswith(("//", "/*"), error.pos):
+        return f"has a comment, which JSON does not have (line {error.lineno}): remove it"
+    return ""
 
 
 def _parse_number(text: str) -> msgspec.Raw:

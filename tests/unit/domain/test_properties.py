@@ -112,6 +112,10 @@ def test_numbers_within_objects_keep_their_digits() -> None:
         ("\ufeff{\"a\": 1}", "a", "1"),
         ("# a comment\n---\na: 1\n...\n", "a", "1"),
         ("a: 2030-01-01", "a", "2030-01-01"),
+        (r'a: "\x41\e"', "a", "A\x1b"),
+        (r'"\x41": 1', "A", "1"),
+        (r'{a: "\x41"}', "a", "A"),
+        ('{"a": //server/share}', "a", "//server/share"),
     ],
 )  # fmt: skip
 def test_yaml_is_read_as_its_text(document: str, path: str, expected: str) -> None:
@@ -149,6 +153,11 @@ def test_yaml_is_read_as_its_text(document: str, path: str, expected: str) -> No
         ("{%s", "a", "neither JSON nor YAML"),
         ('{"x": 1,\n"a": "%s\nb"}', "a", r"has a line break in a JSON text (line 2): write \n"),
         ('{"a": ["%s\r\n"]}', "a", r"has a line break in a JSON text (line 1): write \n"),
+        ('{"x": 1,\n"a": "%s\\x41"}', "a", r"has a backslash that JSON does not have (line 2): write \\"),
+        (r'["%s", "C:\apps\vault\etc"]', "[1]", r"has a backslash that JSON does not have (line 1): write \\"),
+        (r'{"b": "%s", "a": "C:\users"}', "a", r"has a backslash that JSON does not have (line 1): write \\"),
+        ('{"a": 1 // one\n, "b": "%s"}', "a", "has a comment, which JSON does not have (line 1): remove it"),
+        ('[\n{"a": true /* on */, "b": "%s"}]', "[0].a", "has a comment, which JSON does not have (line 2): remove it"),
         ("a: %s\0", "a", "neither JSON nor YAML"),
         ("%%a\n" * 9 + "a: %s", "a", "too many lines that begin with %"),
     ],
