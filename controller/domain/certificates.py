@@ -17,6 +17,7 @@ import binascii
 import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -55,13 +56,15 @@ class CertificateBundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The parts of a PEM or PFX. `chain` begins with the leaf; `unrelated` are the certificates outside the chain.
 
     `key` is the private key as PEM: unchanged from PEM, or PKCS#8 from a PFX. `key_problem` says why an existing key is
-    unusable; then `key` is empty. `complete` means that the chain is complete, as defined above. `in_order` says
-    whether the certificates were already in this order. `others` are all other PEM blocks, such as CRLs and DH
-    parameters. The bundle contains a private key, so its users drop it after use.
+    unusable; then `key` is empty. `validity` are the leaf's dates: not before, and not after. `complete` means that the
+    chain is complete, as defined above. `in_order` says whether the certificates were already in this order. `others`
+    are all other PEM blocks, such as CRLs and DH parameters. The bundle contains a private key, so its users drop it
+    after use.
     """
 
     key: bytes
     key_problem: str
+    validity: tuple[datetime, datetime] | None
     others: Sequence[bytes]
     chain: Sequence[x509.Certificate]
     unrelated: Sequence[x509.Certificate]
@@ -330,6 +333,8 @@ def _build_bundle(read: _PemContents, noun: str) -> CertificateBundle:
     return CertificateBundle(
         key=key,
         key_problem=problem,
+        # Not later, because Python cannot represent every date that a certificate can have.
+        validity=(leaf.not_valid_before_utc, leaf.not_valid_after_utc) if leaf else None,
         chain=chain,
         unrelated=unrelated,
         others=read.others,

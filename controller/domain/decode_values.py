@@ -236,14 +236,14 @@ def _decode_value(raw: VaultValue, version: ObjectVersionRef, noun: str, opened:
         value = data if is_pem(data) and bundle.in_order else bundle.reordered_pem()
     else:
         value = _bundle_part(bundle, version.part, noun)
-    leaf = bundle.chain[0] if bundle.chain else None
+    not_before, expires = bundle.validity or (None, None)
     return msgspec.structs.replace(
         raw,
         value=SecretBytes(value),
         warnings=() if bundle.complete else (_INCOMPLETE,),
         # A secret with a pasted certificate has no dates of its own.
-        not_before=raw.not_before or (leaf.not_valid_before_utc if leaf else None),
-        expires=raw.expires or (leaf.not_valid_after_utc if leaf else None),
+        not_before=raw.not_before or not_before,
+        expires=raw.expires or expires,
     )
 
 

@@ -1,12 +1,14 @@
 """Test the value of a key, by contentType, objectFormat, objectEncoding and part."""
 
 import base64
+import itertools
+import ssl
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from controller.domain.decode_values import PEM, PFX, decode_values, flatten_expanded, needs_parsing, value_warnings
 from controller.domain.provider_class import ObjectPart, ObjectVersionRef, VaultObject
@@ -350,6 +352,21 @@ def test_tls_secret_gets_both_halves_of_one_version_or_none() -> None:
         "shop", wanted, {pair: make_vault_value(CHAIN + PKCS8, PEM), other: make_vault_value(ROOT.pem)}, NOON
     )
     assert all(isinstance(item, VaultValue) for item in found.values())
+
+
+@pytest.mark.parametrize("year", [0, 2])
+def test_certificate_with_dates_of_another_era_is_read_or_refused(year: int) -> None:
+    """Python has no year 0. An error of one key must not prevent the other keys."""
+    leaf = issue_certificate("web", start=datetime(2050, 1, 1, tzinfo=UTC))
+    der = leaf.certificate.public_bytes(Encoding.DER).replace(b"20500101", b"%04d0101" % year)
+    pem = ssl.DER_cert_to_PEM_cert(der)
+    for text, part in itertools.product((pem, leaf.key_pem + pem), (CERTIFICATES, TLS_KEY)):
+        found = decode_part(make_vault_value(text, PEM), part)
+        if year and (part is CERTIFICATES or leaf.key_pem in text):
+            assert found.not_before == datetime(year, 1, 1, tzinfo=UTC)
+        else:
+            assert "certificate that cannot be read" in found.message or "holds no private key" in found.message
+        assert decode_part(make_vault_value(text, PEM)).value.reveal() == text.encode()
 
 
 def test_certificate_in_a_plain_secret_has_the_dates_of_its_leaf() -> None:
