@@ -11,6 +11,7 @@ kubernetes.io/tls it becomes PKCS#1 or SEC 1.
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -199,7 +200,8 @@ def _login_part(data: bytes, part: ObjectPart, noun: str) -> bytes:
         if _OBJECT_START.match(data):
             raise
         document = None
-    if isinstance(document, dict) and (data.lstrip().startswith(b"{") or document.keys() >= set(_LOGIN.values())):
+    is_object = data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{")
+    if isinstance(document, dict) and (is_object or not document.keys().isdisjoint(_LOGIN.values())):
         return find_property(document, name, noun)
     user, colon, password = data.partition(b":")
     if not colon:
