@@ -29,6 +29,8 @@ VERSION = re.compile(r"[0-9A-Fa-f]{32}|latest")
 MAX_HISTORY = 500
 # Maximum number of items of one class. Parsing them takes about 50 ms of CPU time.
 MAX_ITEMS = 2_000
+# Maximum number of unknown fields of one item that are named. Each SecretSync that uses the item keeps the warnings.
+MAX_WARNINGS = 5
 # The outer list, its items and their fields are three levels. More is a mistake, or an attack on the parser's stack.
 _DEPTH = 4
 # Lines such as `%TAG`. LibYAML compares each one with all previous ones.
@@ -208,17 +210,22 @@ def _named_in(node: yaml.Node | None) -> str:
 def _read_fields(node: yaml.Node, where: str, first_line: int, warnings: list[str]) -> dict[str, str]:
     """Return the fields of an item that have a value."""
     given: dict[str, str] = {}
+    unknown = 0
     if not isinstance(node, yaml.MappingNode):
         raise ClassError(f"{where}: expected fields such as `objectName: my-secret`")
     for name, value in _node_fields(node, where, first_line):
         line = f"{where}, line {first_line + value.start_mark.line + 1}"
         if name not in FIELDS:
-            meant = next((f"; write {known}" for known in sorted(FIELDS) if known.lower() == name.lower()), "")
-            warnings.append(f"{line}: unknown field {quote_text(name)} is ignored{meant}")
+            unknown += 1
+            if unknown <= MAX_WARNINGS:
+                meant = next((f"; write {known}" for known in sorted(FIELDS) if known.lower() == name.lower()), "")
+                warnings.append(f"{line}: unknown field {quote_text(name)} is ignored{meant}")
         elif not isinstance(value, yaml.ScalarNode):
             raise ClassError(f"{line}: {name} must be one value")
         elif (text := _scalar_text(value, f"{line}: {name}")) is not None:
             given[name] = text.strip()
+    if unknown > MAX_WARNINGS:
+        warnings.append(f"{where}: {unknown - MAX_WARNINGS} more unknown fields are ignored")
     return given
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from controller.domain.provider_class import ObjectPart, ObjectVersionRef, ProviderConfig, read_class
-from controller.domain.vault_objects import VaultObject, quote_text, read_objects, shorten_name
+from controller.domain.vault_objects import MAX_WARNINGS, VaultObject, quote_text, read_objects, shorten_name
 from controller.errors import ClassError, InputError
 from tests.support.builders import ONE, make_azure_class, make_sync
 
@@ -775,6 +775,16 @@ def test_unknown_field_is_ignored_and_reported_for_its_object() -> None:
         "unknown field 'extra' is ignored",
     ]
     assert all("item 0 (line 1), line 1" in text for text in warnings)
+
+
+def test_unknown_fields_of_one_item_are_reported_up_to_a_bound() -> None:
+    """Each SecretSync that uses the item keeps these sentences in memory."""
+    fields = "".join(f"    field{number}:\n" for number in range(5000))
+    found = read_config(f"array:\n  - |\n    objectName: a\n{fields}  - 'objectName: c'\n")
+    assert [text.partition(": ")[2] for text in found.item_problems] == [
+        *(f"unknown field 'field{number}' is ignored" for number in range(MAX_WARNINGS)),
+        f"{5000 - MAX_WARNINGS} more unknown fields are ignored",
+    ]
 
 
 @pytest.mark.parametrize(
