@@ -21,7 +21,7 @@ import msgspec
 
 from controller.domain.certificates import CertificateBundle, OpenPfx, is_pem, parse_bundle, pfx_to_pem
 from controller.domain.properties import Node, find_node, find_property, list_names, list_properties, read_document
-from controller.domain.provider_class import ObjectPart, ObjectVersionRef
+from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectPart, ObjectVersionRef
 from controller.domain.secret_limits import key_violation
 from controller.domain.values import ExpandedValues, Results, SecretBytes, Unchanged, VaultValue
 from controller.errors import ControllerError, ObjectError, UnopenedPfx, UnusableValue
@@ -39,18 +39,22 @@ _INCOMPLETE = "lacks the certificate of an issuer; import it again with its whol
 
 
 class _ParsedValues(NamedTuple):
-    """The parsed values so far, by version. Each value is parsed once, even if several keys use it."""
+    """The parsed values so far, by version. Each value is parsed once, even if several keys use it.
+
+    `expanded` has the key that each node of a document was expanded for, by the node's id.
+    """
 
     open_pfx: OpenPfx
     bundles: dict[ObjectVersionRef, CertificateBundle | ObjectError]
     documents: dict[ObjectVersionRef, Node | ObjectError]
+    expanded: dict[int, str]
 
 
 def decode_values(
     vault: str, wanted: Mapping[str, ObjectVersionRef], read: Results, now: datetime, open_pfx: OpenPfx = pfx_to_pem
 ) -> dict[str, VaultValue | ExpandedValues | ControllerError]:
     """Return the value of each key by targetKey, or the error that prevents it."""
-    opened = _ParsedValues(open_pfx, {}, {})
+    opened = _ParsedValues(open_pfx, {}, {}, {})
     result: dict[str, VaultValue | ExpandedValues | ControllerError] = {}
     for key, version in wanted.items():
         raw = read[version.whole]
@@ -164,13 +168,20 @@ def _parsed_document(raw: VaultValue, version: ObjectVersionRef, noun: str, open
 def _expand_properties(
     raw: VaultValue, version: ObjectVersionRef, key: str, noun: str, opened: _ParsedValues
 ) -> ExpandedValues:
-    """Return a value for each property that can be a key. Raise `ObjectError` if there are none, or too many."""
+    """Return a value for each property that can be a key. Raise `ObjectError` if there are none, or too many.
+
+    A second key of the same properties is refused: with thousands of such keys, the values would fill the memory.
+    """
     document = find_node(_parsed_document(raw, version, noun, opened), version.object.property_path, noun)
+    if first := opened.expanded.get(id(document)):
+        name = first.removesuffix(EXPANDED_SUFFIX)
+        raise ObjectError(f"{noun}: targetKey {name} makes keys of the same properties already; remove this one")
     listed = list_properties(document, noun)
     if len(listed) > MAX_EXPANDED:
         raise ObjectError(
             f"{noun} has {len(listed)} properties, and at most {MAX_EXPANDED} become keys; map single ones instead"
         )
+    opened.expanded[id(document)] = key
     bad = [name for name, text in listed.items() if isinstance(text, ObjectError) or key_violation(name)]
     properties = {
         name: msgspec.structs.replace(raw, value=SecretBytes(text), expanded_from=key)

@@ -247,6 +247,26 @@ def test_explicitly_mapped_key_is_not_replaced_by_a_property() -> None:
     assert found["x" + EXPANDED_SUFFIX] == "properties that are mapped twice: user; rename or unmap them"
 
 
+def test_properties_of_one_value_are_expanded_once() -> None:
+    """Thousands of keys can name one object, each with 500 properties: more than the controller's memory."""
+    document = '{"a": {"b": {"x": 1}}, "c": 2}'
+    paths = ("", "a", "a.b", r"\a.b", ".a.b", "")
+    wanted = {
+        f"k{number}/*": ObjectVersionRef(VaultObject(name="web", alias=f"k{number}", expand=True, property_path=path))
+        for number, path in enumerate(paths)
+    }
+    again = "secret web in Key Vault shop: targetKey {} makes keys of the same properties already; remove this one"
+    assert decode_keys(document, wanted) == {
+        "a": b'{"b":{"x":1}}',
+        "c": b"2",
+        "b": b'{"x":1}',
+        "x": b"1",
+        "k3/*": again.format("k2"),
+        "k4/*": again.format("k2"),
+        "k5/*": again.format("k0"),
+    }
+
+
 def test_property_of_the_first_of_two_expanded_items_is_used() -> None:
     first, second, third = make_fetched("1"), make_fetched("2", updated=NOON), make_fetched("3")
     items = {"x/*": {"a": first}, "y/*": {"a": second, "b": second}, "z/*": {"c": third}}
