@@ -1,6 +1,7 @@
 """Compute the status of a SecretSync from an outcome. Pure."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -130,13 +131,16 @@ def object_versions(
 ) -> list[ObjectVersion]:
     """Return the version of the vault's object for each key. Keys that could not be fetched keep their entries."""
     old = {item.target_key: item for item in before.objects}
+    properties: dict[str, list[ObjectVersion]] = defaultdict(list)
+    for one in before.objects:
+        if one.target_key not in fetched:
+            properties[one.expanded_from].append(one)
+    read = {item.expanded_from for item in fetched.values() if isinstance(item, VaultValue)}
     result: list[ObjectVersion] = []
     for key, item in fetched.items():
         if key.endswith(EXPANDED_SUFFIX):
             # The expanded item failed, in whole or in part. Its earlier entries remain unless its value was read.
-            read = any(isinstance(one, VaultValue) and one.expanded_from == key for one in fetched.values())
-            kept = (one for one in before.objects if one.expanded_from == key and one.target_key not in fetched)
-            result += [] if read else kept
+            result += [] if key in read else properties[key]
         elif isinstance(item, VaultValue):
             result.append(
                 ObjectVersion(

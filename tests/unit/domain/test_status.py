@@ -37,6 +37,7 @@ from controller.keyvault.errors import throttled_error
 from controller.runtime.backoff import format_time
 from tests.support.builders import make_owner, make_provider_class, make_sync, make_value
 from tests.support.outcomes import make_outcome
+from tests.support.process_stats import thread_seconds
 
 THEN = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 LATER = THEN + timedelta(minutes=5)
@@ -505,6 +506,14 @@ def test_failed_expanded_item_keeps_the_versions_of_its_properties(
 ) -> None:
     wanted = {key: ObjectVersionRef(VaultObject(name=name)) for key, name in (("db/*", "db"), ("user", "user"))}
     assert object_versions(fetched, wanted, SecretSyncStatus(objects=before)) == after
+
+
+def test_time_for_failed_expanded_items_grows_linearly_with_their_number() -> None:
+    """All work for statuses runs on the event loop. A spec of 128 KiB can have 3,700 keys."""
+    fetched = {f"k{number}/*": UNUSABLE for number in range(3700)} | {"user": make_value()}
+    before = [msgspec.structs.replace(HOST, target_key=f"p{n}", expanded_from=f"k{n}/*") for n in range(3700)]
+    wanted = {"user": ObjectVersionRef(VaultObject(name="user"))}
+    assert thread_seconds(lambda: object_versions(fetched, wanted, SecretSyncStatus(objects=before))) < 0.2
 
 
 # Comparison of the Ready condition
