@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from controller.config.settings import BUILT_IN_CLOUDS
 from controller.domain import certificates, vault_objects
 from controller.domain.vault_objects import FIELDS
 from controller.keyvault.credentials import Identity
+from controller.keyvault.errors import VaultAddress, VaultRefusal, explain_refusal
 from tests.support.pages import PAGES, ROOT, list_anchors, list_blocks, list_links, matches_output
 from tools.cli.common import sse_guide
 from tools.cli.doctor import checks
@@ -157,6 +159,22 @@ def test_firewall_table_has_the_hosts_of_the_built_in_clouds() -> None:
         name: (urlsplit(cloud.authority).hostname, cloud.vault_url.removeprefix("https://").replace("{vault}", "VAULT"))
         for name, cloud in BUILT_IN_CLOUDS.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("ForbiddenByFirewall", "firewall refuses this cluster"),
+        ("ForbiddenByConnection", "has its public access off"),
+    ],
+)
+def test_network_page_quotes_the_message_and_not_the_vaults_code(code: str, words: str) -> None:
+    address = VaultAddress("shop-vault", "https://shop-vault.vault.azure.net")
+    secrets: Any = SimpleNamespace(plural="secrets")
+    error = explain_refusal(VaultRefusal(403, ("Forbidden", code)), address, "client", secrets, "list", None)
+    page = " ".join((ROOT / "docs/network.md").read_text().split())
+    assert (words in error.message, words in page) == (True, True)
+    assert code not in error.message + page
 
 
 def test_bounds_on_the_differences_page_equal_the_code() -> None:
