@@ -119,13 +119,20 @@ def test_values_on_pages_exist() -> None:
         assert {name for name in dotted if name.partition(".")[0] in groups} <= known
 
 
-def test_figures_of_the_comparison_are_on_the_performance_page() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/comparison.md"])
+def test_figures_of_other_pages_are_on_the_performance_page(page: str) -> None:
     figures = (ROOT / "docs/performance.md").read_text().partition("## Figures at a glance")[2].partition("\n## ")[0]
-    table = (ROOT / "docs" / "comparison.md").read_text().partition("## Figures")[2]
+    table = (ROOT / page).read_text().partition("## Figures\n")[2].partition("\n## ")[0]
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
     numbers = {number for _, our_figure, *_ in rows for number in re.findall(r"\d[\d.,]+", our_figure)}
     assert len(numbers) > 4
     assert {number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", figures)} == set()
+
+
+def test_performance_page_counts_the_missed_targets() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| [^|]*\*\*missed\*\*", (ROOT / "docs/figures.md").read_text(), re.MULTILINE)
+    number = ("no target", "one target", "two targets", "three targets")[len(set(rows))]
+    assert f"mark {number} as missed" in (ROOT / "docs/performance.md").read_text()
 
 
 def test_documented_fields_of_an_object_equal_the_parsed_ones() -> None:
