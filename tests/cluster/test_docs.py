@@ -104,7 +104,8 @@ def reader(tmp_path: Path) -> Iterator[PageRunner]:
     """Provide a page runner with a registry and a separate cluster, because pages install and remove the release."""
     folder = tmp_path / "checkout"
     (folder / "build").mkdir(parents=True)
-    write_archive(folder / "build" / f"akv-secret-store-{image.chart_version()}.tar")
+    for name in ("akv-secret-store", "akv-secret-store-test"):
+        write_archive(folder / "build" / f"{name}-{image.chart_version()}.tar")
     with ExitStack() as stack:
         plane = stack.enter_context(ControlPlane(tmp_path / "plane"))
         emulator = stack.enter_context(Emulator(tmp_path / "emulator"))
