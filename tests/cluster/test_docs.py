@@ -72,6 +72,8 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("docs/install.md", "kube-apiserver-arg:"): "a file of k3s: test_flags_of_k3s_are_the_api_servers",
     ("docs/install.md", "sudo systemctl restart k3s"): "k3s is not here",
     ("docs/install.md", "sudo make image"): IMAGE,
+    ("docs/install.md", 'az keyvault set-policy --name "${KEYVAULT_NAME}" --secret-permissions get list --object-id'
+     ' "$(az identity show \\'): "the vault of this page has roles",
     ("docs/install.md", "kubectl --namespace azure-secret-store logs deployment/azure-secret-store-akv-secret-store"): (
         "the controller is a process here, without a pod's log"
     ),

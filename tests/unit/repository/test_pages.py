@@ -1,7 +1,9 @@
 """Test the pages: links have targets, blocks are of a kind that is tested, and tables name existing things."""
 
+import ast
 import re
 import shlex
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +17,7 @@ from controller.domain import certificates, vault_objects
 from controller.domain.vault_objects import FIELDS
 from controller.keyvault.credentials import Identity
 from controller.keyvault.errors import VaultAddress, VaultRefusal, explain_refusal
+from tests.support import sources
 from tests.support.pages import PAGES, ROOT, list_anchors, list_blocks, list_links, matches_output
 from tools.cli.common import sse_guide
 from tools.cli.doctor import checks
@@ -182,6 +185,23 @@ def test_network_page_quotes_the_message_and_not_the_vaults_code(code: str, word
     page = " ".join((ROOT / "docs/network.md").read_text().split())
     assert (words in error.message, words in page) == (True, True)
     assert code not in error.message + page
+
+
+def list_messages() -> Iterator[str]:
+    """Return the texts in the controller's code, with … for each inserted value."""
+    for path in (ROOT / "controller").rglob("*.py"):
+        for node in ast.walk(sources.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+def test_symptoms_on_the_install_page_quote_messages_of_the_controller() -> None:
+    [table] = re.findall(r"\| symptom \|.*\n((?:\|.*\n)*)", (ROOT / "docs/install.md").read_text())
+    quoted = {*re.findall(r"\*([^*\n]+)\*", table)} - {"conflict occurred while applying"}
+    parts = {part.strip(" ,;") for text in quoted for part in text.split("…")} - {""}
+    messages = "\n".join(list_messages())
+    assert len(parts) > 8
+    assert {part for part in parts if part not in messages} == set()
 
 
 def test_bounds_on_the_differences_page_equal_the_code() -> None:
