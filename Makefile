@@ -26,7 +26,7 @@ SHORT := -m "not long"
 stage = @started=$$(date +%s); printf '\n== %s\n' '$(1)'; $(2) && printf '== %s: %d s\n' '$(1)' $$(( $$(date +%s) - started ))
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
 
 $(VENV)/ready: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

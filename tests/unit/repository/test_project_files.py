@@ -25,6 +25,12 @@ def test_pre_commit_runs_what_make_lint_runs() -> None:
     assert "\nlint: " in (ROOT / "Makefile").read_text()
 
 
+def test_help_of_make_has_two_columns() -> None:
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    starts = {found.end() for line in done.stdout.splitlines() if (found := re.match(r"  make [a-z-]+ +", line))}
+    assert len(starts) == 1
+
+
 def test_files_follow_the_editorconfig() -> None:
     parser = configparser.ConfigParser()
     parser.read_string("[root]\n" + (ROOT / ".editorconfig").read_text())
