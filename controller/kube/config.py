@@ -1,7 +1,7 @@
 """Find the API server, the CA to trust, and the credentials.
 
 In a pod these are two variables and two files. Elsewhere the official client reads a kubeconfig, because kubeconfigs
-have many features, such as plugins. The image does not contain that client, which takes 19 MiB.
+have many features, such as plugins. The image does not contain that client, which takes 14 MiB of memory.
 """
 
 import asyncio
