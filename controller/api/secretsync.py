@@ -134,7 +134,7 @@ class SecretSyncSpec(Wire, frozen=True, kw_only=True):
     force_synchronization: Annotated[
         str,
         field_schema(
-            "Any change of this text makes the controller poll the vault at once.",
+            "Any change of this text makes the controller poll the vault, after the chart's jitterSeconds at most.",
             maxLength=253,
             pattern=r"^[A-Za-z0-9]([-A-Za-z0-9]+([-._a-zA-Z0-9]?[A-Za-z0-9])*)?$",
             explanation="letters and digits, with - . _ one at a time between them, such as 2030-01-31.1",

@@ -93,7 +93,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     enable_partial_secret_sync: Annotated[
         bool, Meta(description="Write the keys that could be fetched if other keys could not")
     ] = True
-    jitter: Annotated[int, Meta(ge=0, description="Maximum random delay before each poll of a vault")] = 0
+    jitter: Annotated[
+        int, Meta(ge=0, description="Maximum random delay before a poll, a first sync and a sync after an edit")
+    ] = 0
     drift_interval: Annotated[
         Seconds, Meta(description="Interval at which a Secret is checked for edits and deletion")
     ] = 300

@@ -25,7 +25,7 @@ CLOUD_SECONDS = 150.0
 # Seconds to wait for all other steps: a sync, a sync of the next version, the garbage collection.
 SYNC_SECONDS = 30.0
 POLL_SECONDS = 1.0
-_NO_STATUS = "the controller has written no status of the SecretSync"
+_NO_STATUS = "the controller has written no status of the SecretSync, which jitterSeconds delays, too"
 R = TypeVar("R", bound=Resource)
 
 

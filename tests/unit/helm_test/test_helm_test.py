@@ -95,7 +95,7 @@ def test_sync_is_retried_until_the_kubelet_has_delivered_the_cloud() -> None:
     [
         (Reason.SPC_ERROR, CLOUD_SECONDS, "the SecretSync's status is ControllerSpcError: why"),
         (Reason.PROVIDER_ERROR, SYNC_SECONDS, "the SecretSync's status is ProviderError: why"),
-        ("", SYNC_SECONDS, "the controller has written no status of the SecretSync"),
+        ("", SYNC_SECONDS, "the controller has written no status of the SecretSync, which jitterSeconds delays, too"),
     ],
 )
 def test_missing_result_is_reported_with_the_status_message(reason: str, seconds: float, cause: str) -> None:

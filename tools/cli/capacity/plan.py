@@ -22,7 +22,7 @@ how jitterSeconds is computed, and how SSE's table differs:
   All clusters can start at one moment, for example after an upgrade or after an outage of a region. jitterSeconds
   spreads their polls, so that the number of clusters in each second has a Poisson distribution. A vault serves 400
   calls per second, divided by the secrets per cluster. jitterSeconds is long enough that more clusters than that poll
-  in one second only with the probability --risk.
+  in one second only with the probability --risk. It also delays first syncs and syncs after an edit.
   The table in SSE's guide has the same computation, rounded to two digits, up or down. This tool rounds up to whole
   seconds, and returns 0 if one second is enough for the whole fleet. The vault itself counts over ten seconds. With
   --per 10 the tool counts like the vault, and needs far less jitter if a cluster has many secrets.

@@ -63,8 +63,8 @@ class ChartValues(ValuesGroup):
         int,
         Meta(
             ge=0,
-            description="Maximum random delay before each poll of a vault, in seconds; it spreads the calls of a"
-            " fleet.",
+            description="Maximum random delay before each poll of a vault, each first sync and each sync after an edit,"
+            " in seconds; it spreads the calls of a fleet.",
         ),
     ] = _DEFAULTS.jitter
     drift_interval_in_seconds: Annotated[
