@@ -30,7 +30,7 @@ NAME = field_schema(
 )
 # The API server needs a bound to estimate the cost of the CEL rules on each item, and refuses a bound twice as high. No
 # Secret reaches it: at 1 MiB, 256 bytes would remain for each key with its value.
-_MAX_KEYS = 4096
+MAX_KEYS = 4096
 # The maximum number of characters of all labels, and of all annotations, with their keys. It is half of Kubernetes'
 # limit for one object's annotations, and the limit of the controller for a whole spec.
 MAX_TEXT = 128 * 1024
@@ -92,7 +92,7 @@ class SecretObject(Wire, frozen=True, kw_only=True):
         field_schema(
             "Keys of the Secret and the source of each key.",
             minItems=1,
-            maxItems=_MAX_KEYS,
+            maxItems=MAX_KEYS,
             x_kubernetes_list_type="map",
             x_kubernetes_list_map_keys=["targetKey"],
         ),

@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from controller.api import secretsync
 from controller.api.secretproviderclass import MAX_PARAMETERS
 from controller.config.settings import BUILT_IN_CLOUDS
 from controller.domain import certificates, vault_objects
 from controller.domain.vault_objects import FIELDS
 from controller.keyvault.credentials import Identity
 from controller.keyvault.errors import VaultAddress, VaultRefusal, explain_refusal
+from controller.kube.informer import MAX_SPEC
 from tests.support import sources
 from tests.support.pages import PAGES, ROOT, list_anchors, list_blocks, list_links, matches_output
 from tools.cli.common import sse_guide
@@ -206,10 +208,14 @@ def test_symptoms_on_the_install_page_quote_messages_of_the_controller() -> None
 
 def test_bounds_on_the_differences_page_equal_the_code() -> None:
     page = (ROOT / "docs/sse-differences.md").read_text()
+    excluded = values.ChartValues().validating_admission_policies.excluded_namespaces
     bounds = (
         f"{MAX_PARAMETERS:,} characters",
         f"{vault_objects.MAX_ITEMS:,} items",
         f"`objectVersionHistory` of {vault_objects.MAX_HISTORY}",
+        f"annotations of {secretsync.MAX_TEXT:,} characters together, {secretsync.MAX_KEYS:,} keys,"
+        f" and a spec of {MAX_SPEC // 1024} KiB",
+        *(f"`{name}`" for name in excluded),
         f"{certificates.MAX_BUNDLE_BYTES // 1024} KiB, {certificates.MAX_CERTIFICATES} certificates or"
         f" {certificates.MAX_KEYS} private keys",
     )
