@@ -47,7 +47,7 @@ assets-all: assets ## … and the programs of every suite; building missing ones
 	@$(RUN) tools.local_cluster assets --node --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller --tool kustomize-controller --tool cosign --tool helm \
 	  --tool registry --tool cert-manager --tool trust-manager --tool otelcol
 
-demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
+demo: assets ## sync one secret on a real API server through a rotation and an outage (options: DEMO="--keep")
 	@$(RUN) tools.demonstration.demo $(DEMO)
 
 check: setup ## what to run before a commit, in 3 minutes: lint, tests without a cluster
@@ -75,7 +75,7 @@ test-cluster: assets ## the cluster tests, with those that take minutes by natur
 	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller --tool kustomize-controller
 	$(RUN) pytest $(PARALLEL_CLUSTER) --durations=10 tests/cluster $(TEST)
 
-test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")
+test-node: assets ## what needs a node, as root: the image in a pod; install, upgrade, rollback and uninstall by helm (options: TEST="-k name")
 	@$(RUN) tools.local_cluster assets --node --tool cosign --tool helm --tool registry
 ifdef TEST
 	$(RUN) pytest tests/node $(TEST)
