@@ -57,6 +57,8 @@ class VaultRefusal(NamedTuple):
     """The token that was refused."""
     lacks_claims: bool = False
     """The vault asked for a token with other claims (continuous access evaluation)."""
+    is_page: bool = False
+    """The answer is HTML, which a proxy or gateway sends, and never Key Vault."""
 
     @classmethod
     def from_error(cls, error: HttpResponseError) -> Self:
@@ -73,6 +75,7 @@ class VaultRefusal(NamedTuple):
             retry_after=parse_retry_after(received),
             token=sent.get("Authorization", "").partition(" ")[2],
             lacks_claims="insufficient_claims" in received.get("WWW-Authenticate", ""),
+            is_page=not codes and "html" in received.get("Content-Type", "").lower(),
         )
 
     @property
@@ -122,6 +125,8 @@ def explain_refusal(
     match refused.status:
         case status if vault_object and 200 <= status < 300:
             return unusable_error(address.name, vault_object)
+        case status if refused.is_page and 300 <= status < 500 and status not in (408, 429):
+            return _page_error(status, place, vault_object)
         case 400:
             return _bad_request(refused, address, vault_object)
         case 401:
@@ -162,6 +167,15 @@ def throttled_error(vault: str, seconds: float | None) -> ProviderError:
         " jitterSeconds if it lasts",
         retry_after=seconds,
         retry=Retry.THROTTLED,
+    )
+
+
+def _page_error(status: int, place: str, vault_object: VaultObject | None) -> ProviderError:
+    """Return the error for the page of a proxy or gateway. It says nothing about the object or the identity's roles."""
+    is_of_request = status == 403 or (vault_object and status >= 400 and status != 401)  # as in `verdict`
+    return (ObjectError if is_of_request else ProviderError)(
+        f"{place} was not reached: a proxy or gateway answered with HTTP {status} and a page; check the proxy and"
+        " firewall to it"
     )
 
 

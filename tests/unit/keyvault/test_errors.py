@@ -84,8 +84,24 @@ def test_refusal_without_fields_is_empty(error: HttpResponseError) -> None:
 
 def test_fields_of_a_refusal_are_empty_by_default() -> None:
     refusal = VaultRefusal(0)
-    assert refusal == VaultRefusal(0, (), "", None, "", lacks_claims=False)
+    assert refusal == VaultRefusal(0, (), "", None, "", lacks_claims=False, is_page=False)
     assert (refusal.text, refusal.retry_after, refusal.token) == ("", None, "")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "is_page"),
+    [
+        ("text/html", "<html>", True),
+        ("Text/HTML; charset=utf-8", "", True),
+        ("application/xhtml+xml", "<html>", True),
+        ("text/html", nest_codes("Forbidden"), False),
+        ("application/json; charset=utf-8", "", False),
+        ("", "<html>", False),
+    ],
+)
+def test_page_of_a_proxy_is_found_by_its_type(content_type: str, body: object, is_page: bool) -> None:
+    error = make_http_error(body, headers={"Content-Type": content_type} if content_type else {})
+    assert VaultRefusal.from_error(error).is_page is is_page
 
 
 @pytest.mark.parametrize("failure", [AzureError("x"), ValueError("x"), LookupError("x"), AttributeError("x")])
@@ -174,6 +190,15 @@ MISSING = (
     "secret user is not in Key Vault shop; create or recover it there, or correct objectName, objectType or"
     " objectVersion"
 )
+
+
+def format_page_message(status: int) -> str:
+    return (
+        f"Key Vault shop was not reached: a proxy or gateway answered with HTTP {status} and a page; check the proxy"
+        " and firewall to it"
+    )
+
+
 NO_ANSWER = "Key Vault shop gave no usable answer for secret user; check it with `az keyvault secret show`"
 
 
@@ -194,6 +219,25 @@ NO_ANSWER = "Key Vault shop gave no usable answer for secret user; check it with
             (VaultRefusal(status), USER, ObjectError, format_not_given_message(status))
             for status in (402, 407, 409, 428, 430, 499)
         ),
+        # A page of a proxy or gateway
+        *(
+            (VaultRefusal(status, is_page=True), USER, ObjectError, format_page_message(status))
+            for status in (400, 403, 404, 407, 451, 499)
+        ),
+        *(
+            (VaultRefusal(status, is_page=True), USER, ProviderError, format_page_message(status))
+            for status in (300, 302, 399, 401)
+        ),
+        *(
+            (VaultRefusal(status, is_page=True), None, ProviderError, format_page_message(status))
+            for status in (302, 400, 401, 404, 499)
+        ),
+        (VaultRefusal(403, is_page=True), None, ObjectError, format_page_message(403)),
+        *(
+            (VaultRefusal(status, is_page=True), USER, ProviderError, format_gateway_message(status))
+            for status in (408, 500, 502)
+        ),
+        (VaultRefusal(200, is_page=True), USER, ObjectError, NO_ANSWER),
         (VaultRefusal(404), USER, ObjectError, MISSING),
         (VaultRefusal(404, ("ResourceGroup",)), USER, ObjectError, MISSING),
         (VaultRefusal(404, ("SecretNotFound",)), USER, ObjectGone, MISSING),
@@ -367,7 +411,7 @@ def test_denied_list_needs_the_permission_to_list(verb: str) -> None:
 
 @pytest.mark.parametrize(("seconds", "vault_object"), [(7.0, None), (7.0, USER), (None, USER)])
 def test_429_is_a_throttled_vault(seconds: float | None, vault_object: VaultObject | None) -> None:
-    refused = VaultRefusal(429, retry_after=seconds)
+    refused = VaultRefusal(429, retry_after=seconds, is_page=vault_object is not None)
     error = explain_refusal(refused, ADDRESS, "client", SECRETS, "get", vault_object)
     assert (type(error), error.message, error.retry_after, error.retry) == (
         ProviderError,

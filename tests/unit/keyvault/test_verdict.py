@@ -113,8 +113,11 @@ def test_error_names_the_object_only_if_the_answer_is_about_that_object() -> Non
         "ObjectClient", SimpleNamespace(plural="secrets", role="a role", disabled=lambda _: ObjectGone("off"))
     )
     texts = ("", UNKNOWN_VERSION, "AKV10032: x", "AKV10046: x")
-    for status, codes, text, found in itertools.product(range(200, 600), CODES, texts, (user, None)):
-        answer = VaultRefusal(status, codes, text)
+    answers = [
+        *itertools.starmap(VaultRefusal, itertools.product(range(200, 600), CODES, texts)),
+        *(VaultRefusal(status, is_page=True) for status in range(200, 600)),
+    ]
+    for answer, found in itertools.product(answers, (user, None)):
         error = explain_refusal(answer, address, "client", source, "get" if found else "list", found)
         meaning = judge_attempt(answer, has_object=found is not None, retries_left=1).meaning
         assert isinstance(error, ObjectError) == (meaning is Meaning.ANSWER), answer

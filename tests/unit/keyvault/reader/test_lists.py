@@ -137,6 +137,15 @@ async def test_refusal_unrelated_to_lists_does_not_replace_them(harness: ReaderH
     assert (await poll(harness, USER))[1]["secret"].keys() == {"user"}
 
 
+async def test_page_of_a_proxy_is_not_a_forbidden_list(harness: ReaderHarness) -> None:
+    page = ScriptedResponse(b"<html>blocked</html>", status=403, headers={"Content-Type": "text/html"})
+    harness.answers["/secrets"] = page
+    with pytest.raises(ProviderError, match="check the proxy and firewall"):
+        await harness.reader.lister.list_all("secret", 9)
+    assert harness.reader.lister.list_refusal("secret") is None
+    assert harness.denials == 0
+
+
 async def test_forbidden_list_is_retried_if_gets_are_forbidden_too(harness: ReaderHarness) -> None:
     for path in ("/secrets", "/secrets/user", "/secrets/user/"):
         harness.answers[path] = make_refusal(403, "Forbidden", "ForbiddenByRbac")
