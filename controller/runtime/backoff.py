@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 FIRST_RETRY = 2.0
 MAX_RETRY_SECONDS = 300.0
@@ -79,9 +80,18 @@ def backoff_delay(
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of Retry-After (RFC 9110, 10.2.3), at most `MAX_RETRY_SECONDS`, or None without a number."""
+    """Return the seconds of Retry-After (RFC 9110, 10.2.3), at most `MAX_RETRY_SECONDS`, or None if it has no time.
+
+    A date counts from the Date of the same answer, because the clocks can differ.
+    """
     text = headers.get("Retry-After", "").strip()
-    return min(float(text), MAX_RETRY_SECONDS) if text.isascii() and text.isdecimal() else None
+    if text.isascii() and text.isdecimal():
+        return min(float(text), MAX_RETRY_SECONDS)
+    try:
+        wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers.get("Date", ""))
+    except (ValueError, TypeError, OverflowError):  # one is missing or malformed, or has no time zone
+        return None
+    return min(max(wait.total_seconds(), 0.0), MAX_RETRY_SECONDS)
 
 
 def random_offset(interval: float, rng: random.Random) -> float:

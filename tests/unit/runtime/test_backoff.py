@@ -196,7 +196,16 @@ def test_any_backoff_is_between_one_second_and_five_minutes(failures: int, seed:
         ({"Retry-After": "1.5"}, None),
         ({"Retry-After": "²"}, None),
         ({"Retry-After": "٣"}, None),
-        ({"Retry-After": "Wed, 01 Jan 2031 00:00:00 GMT"}, None),
+        # A date counts from the time of the answer.
+        ({"Retry-After": "Wed, 01 Jan 2031 00:01:00 GMT", "Date": "Wed, 01 Jan 2031 00:00:00 GMT"}, 60),
+        ({"Retry-After": "Wednesday, 01-Jan-31 00:01:00 GMT", "Date": "Wed, 01 Jan 2031 00:00:00 GMT"}, 60),
+        ({"Retry-After": " Wed, 01 Jan 2031 00:00:00 GMT ", "Date": "Wed, 01 Jan 2031 00:00:00 GMT"}, 0),
+        ({"Retry-After": "Wed, 01 Jan 2031 00:00:00 GMT", "Date": "Thu, 02 Jan 2031 00:00:00 GMT"}, 0),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "Wed, 01 Jan 2031 00:00:00 GMT"}, MAX_RETRY_SECONDS),
+        ({"Retry-After": "Wed, 01 Jan 2031 00:01:00 GMT"}, None),
+        ({"Retry-After": "Wed, 01 Jan 2031 00:01:00 GMT", "Date": "soon"}, None),
+        ({"Retry-After": "Wed, 01 Jan 2031 00:01:00 GMT", "Date": "Wed Jan  1 00:00:00 2031"}, None),
+        ({"Retry-After": f"Wed, 01 Jan 2031 00:00:00 +{'9' * 20}", "Date": "Wed, 01 Jan 2031 00:00:00 GMT"}, None),
         ({"Retry-After": ""}, None),
     ],
 )
