@@ -51,7 +51,7 @@ MAX_CLAIMS = 4096
 # Entra could not reach the issuer's discovery document or keys, or could not parse them.
 UNREACHABLE_ISSUER = ("50166", "501661", "90061", "900612")
 # Entra itself, or its directory, failed for a moment, whatever the HTTP status of the answer is.
-UNAVAILABLE_ENTRA = ("90006", "90012", "90024", "90033")
+UNAVAILABLE_ENTRA = ("50033", "90006", "90012", "90024", "90033", "90090")
 # An exchange can need several requests; the first reads Entra's addresses. A vault's request waits longer.
 EXCHANGE_SECONDS = 40.0
 # Entra's tokens are valid for at most 24 hours, 28 with continuous access evaluation. A larger number is invalid. A

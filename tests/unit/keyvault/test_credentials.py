@@ -635,7 +635,7 @@ def test_claims_are_read_from_a_token_of_any_length(length: int) -> None:
     assert read_claims(encode_jwt(**claims)) == claims
 
 
-NUMBERS = ("90006", "90012", "90024", "90033")
+NUMBERS = ("50033", "90006", "90012", "90024", "90033", "90090")
 TRANSIENT = [
     *(
         pytest.param(ScriptedResponse(b"<html>", status=status, headers=HTML), id=str(status))
