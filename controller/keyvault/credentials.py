@@ -52,6 +52,10 @@ MAX_CLAIMS = 4096
 UNREACHABLE_ISSUER = ("50166", "501661", "90061", "900612")
 # Entra itself, or its directory, failed for a moment, whatever the HTTP status of the answer is.
 UNAVAILABLE_ENTRA = ("50033", "90006", "90012", "90024", "90033", "90090")
+# Entra gets too many requests (LoopDetected, TenantThrottlingError). These refusals have status 400, and usually no
+# Retry-After. Of client credentials, Entra otherwise asks for 60 seconds (MSAL.NET, "Client and server throttling").
+THROTTLING_ENTRA = ("50196", "90055")
+THROTTLED_SECONDS = 60.0
 # An exchange can need several requests; the first reads Entra's addresses. A vault's request waits longer.
 EXCHANGE_SECONDS = 40.0
 # Entra's tokens are valid for at most 24 hours, 28 with continuous access evaluation. A larger number is invalid. A
@@ -242,9 +246,9 @@ class FederatedCredential:
     def _translate_refusal(self, error: HttpResponseError) -> Exception:
         """Return the error for a failure status, or for an answer without a token."""
         status = error.status_code or 0
+        retry_after = parse_retry_after(getattr(error.response, "headers", {}))
         if _is_busy(status):
             text = f"{self._entra} answered with HTTP {status}; the controller tries again by itself"
-            retry_after = parse_retry_after(getattr(error.response, "headers", {}))
             failure = ProviderError(text, retry_after=retry_after)
             # A busy Entra asks for fewer requests, with or without a time.
             return failure if status == 429 or retry_after else _ExchangeFailed(failure)
@@ -252,6 +256,10 @@ class FederatedCredential:
             if number[1] in UNAVAILABLE_ENTRA:
                 text = f"{self._entra} is not available for the moment; the controller tries again by itself"
                 return _ExchangeFailed(ProviderError(f"{text} (AADSTS{number[1]})"))
+            if number[1] in THROTTLING_ENTRA:
+                text = f"{self._entra} gets too many requests for tokens of this identity or tenant"
+                text = f"{text}; the controller tries again by itself (AADSTS{number[1]})"
+                return ProviderError(text, retry_after=retry_after or THROTTLED_SECONDS)
             return ProviderError(_explain_number(number[1], self._identity, self._audience, self._assertion))
         if status >= 400:
             text = f"{self._entra} answered with HTTP {status} without an error number"

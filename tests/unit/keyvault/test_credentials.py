@@ -457,6 +457,29 @@ async def test_failure_with_retry_after_is_remembered_for_that_time(harness: Ent
     assert await harness.get_token() == "t1"
 
 
+@pytest.mark.parametrize("number", ["50196", "90055"])
+async def test_entra_that_gets_too_many_requests_gets_one_a_minute(harness: EntraHarness, number: str) -> None:
+    """Entra sends these refusals with status 400 and without a Retry-After."""
+    harness.entra.default_response = lambda _: make_refusal(f"AADSTS{number}")
+    start = harness.now
+    while harness.now < start + 300:
+        error = await harness.get_error()
+        harness.now += 5
+    assert len(harness.entra.requests) == 5
+    assert error.retry_after == 60
+    assert error.message.endswith(
+        " gets too many requests for tokens of this identity or tenant; the controller tries again by itself"
+        f" (AADSTS{number})"
+    )
+
+
+async def test_retry_after_of_too_many_requests_counts(harness: EntraHarness) -> None:
+    refusal = make_refusal("AADSTS50196")
+    headers = {**refusal.headers, "Retry-After": "17"}
+    harness.entra.add_responses(ScriptedResponse(refusal.body, status=400, headers=headers))
+    assert (await harness.get_error()).retry_after == 17
+
+
 async def test_missing_leadership_is_not_remembered_as_a_failure(harness: EntraHarness) -> None:
     harness.assertion_error = errors.NotLeading("this process does not lead any more")
     assert isinstance(await harness.get_error(), errors.NotLeading)
