@@ -50,6 +50,11 @@ CHALLENGE_AGAIN = 60.0
 MAX_CLAIMS = 4096
 # Entra could not reach the issuer's discovery document or keys, or could not parse them.
 UNREACHABLE_ISSUER = ("50166", "501661", "90061", "900612")
+# A proxy added a header of the feature "tenant restrictions" to the request.
+RESTRICTED_TENANT = ("500021", "5000211", "500022")
+# The tenant's policies exclude workload identity federation, or this issuer (Azure DevOps, "Troubleshoot an Azure
+# Resource Manager workload identity service connection").
+FORBIDDEN_FEDERATION = ("700223", "700238")
 # Entra itself, or its directory, failed for a moment, whatever the HTTP status of the answer is.
 UNAVAILABLE_ENTRA = ("50033", "90006", "90012", "90024", "90033", "90090")
 # Entra gets too many requests (LoopDetected, TenantThrottlingError). These refusals have status 400, and usually no
@@ -329,6 +334,10 @@ def _explain_number(number: str, identity: Identity, audience: str, assertion: s
             f"tenant {identity.tenant_id} belongs to another cloud than this Entra endpoint; correct cloudName or"
             " tenantID"
         ),
+        "7000112": (
+            f"{client} is disabled in tenant {identity.tenant_id}; enable its service principal there (Enterprise"
+            " applications, Properties), or correct clientID"
+        ),
         "7000229": (
             f"{client} has no service principal in tenant {identity.tenant_id}; create it there (az ad sp create --id"
             f" {identity.client_id}), or correct clientID or tenantID"
@@ -362,10 +371,21 @@ def _explain_number(number: str, identity: Identity, audience: str, assertion: s
         ),
     }
     causes["7000272"] = causes["700027"]
+    causes["90038"] = causes["900432"] = causes["900382"]
     for same in UNREACHABLE_ISSUER:
         causes[same] = (
             f"Entra could not fetch or read the keys of the issuer {issuer}; publish its discovery document and keys"
             " there, so that they can be read from the internet"
+        )
+    for same in RESTRICTED_TENANT:
+        causes[same] = (
+            "a proxy between the cluster and Entra adds tenant restrictions to requests, which exclude tenant"
+            f" {identity.tenant_id}; add tenant {identity.tenant_id} to the tenants that it allows, or correct tenantID"
+        )
+    for same in FORBIDDEN_FEDERATION:
+        causes[same] = (
+            f"a policy of tenant {identity.tenant_id} forbids federated credentials of issuer {issuer}; allow this"
+            " issuer in the policy"
         )
     text = causes.get(
         number,

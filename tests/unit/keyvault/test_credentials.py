@@ -234,7 +234,19 @@ UNREACHABLE = (50166, 501661, 90061, 900612)
             (f"AADSTS{number}", "could not fetch or read the keys", f"issuer {ISSUER}; publish")
             for number in UNREACHABLE
         ),
-        ("AADSTS900382", "another cloud", "correct cloudName or tenantID"),
+        *(
+            (f"AADSTS{number}", "belongs to another cloud", "correct cloudName or tenantID")
+            for number in (90038, 900382, 900432)
+        ),
+        *(
+            (f"AADSTS{number}", "adds tenant restrictions", "add tenant tenant-1 to the tenants that it allows")
+            for number in (500021, 5000211, 500022)
+        ),
+        *(
+            (f"AADSTS{number}", f"forbids federated credentials of issuer {ISSUER}", "allow this issuer in the policy")
+            for number in (700223, 700238)
+        ),
+        ("AADSTS7000112", "is disabled in tenant tenant-1", "enable its service principal"),
         ("AADSTS7000229", "no service principal in tenant tenant-1", "az ad sp create --id client-1"),
         ("AADSTS53003", "Conditional Access policy of tenant tenant-1", "exclude this workload identity"),
         ("AADSTS50020", "another identity provider", "use an identity of that tenant"),

@@ -31,6 +31,20 @@ AADSTS: dict[int, tuple[int, str, str]] = {
     ),
     500011: (400, "invalid_resource", "The resource principal was not found in the tenant."),
     1002012: (400, "invalid_scope", "The provided value for scope is not valid."),
+    900432: (400, "invalid_request", "Confidential Client is not supported in Cross Cloud request."),
+    7000112: (400, "unauthorized_client", "Application is disabled."),
+    5000211: (
+        400,
+        "invalid_request",
+        "A tenant restrictions policy added to this request by a device or network administrator does not allow access "
+        "to the tenant.",
+    ),
+    50196: (
+        400,
+        "invalid_grant",
+        "The server terminated an operation because it encountered a client request loop. Please contact your app "
+        "vendor.",
+    ),
     50058: (400, "interaction_required", "A silent sign-in request was sent but no user is signed in."),
 }
 """HTTP status, OAuth's error, and Entra's text."""
