@@ -25,7 +25,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 
 from controller.domain.provider_class import VaultObject
 from controller.errors import AccessDenied, ControllerError, ObjectError, ProviderError
-from controller.keyvault.credentials import FederatedCredential, Identity
+from controller.keyvault.credentials import NO_USABLE_ANSWER, FederatedCredential, Identity
 from controller.keyvault.errors import (
     VaultAddress,
     VaultRefusal,
@@ -248,7 +248,7 @@ class VaultClient:
         """Return the error for a success status with an unreadable body."""
         if target.vault_object:
             return _AttemptFailed(unusable_error(self.vault, target.vault_object), Loss.UNREADABLE)
-        text = f"Key Vault {self.vault} gave no usable answer; the controller tries again by itself"
+        text = f"Key Vault {self.vault}{NO_USABLE_ANSWER}"
         return _AttemptFailed(ProviderError(text), Loss.UNREADABLE)
 
     def _translate_refusal(self, error: HttpResponseError, target: _Target) -> _AttemptFailed:

@@ -70,7 +70,9 @@ MIN_LIFETIME, MAX_LIFETIME = 10, 2 * 86_400
 _USABLE_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,65536}")
 # Entra's number: in its description, or in the list of codes of an answer without one, as the SDK prints both.
 _NUMBER = re.compile(r"(?:AADSTS|[\"']error_codes[\"']: ?\[[\"']?)(\d{1,9})\b", re.ASCII | re.IGNORECASE)
-NO_USABLE_ANSWER = " gave no usable answer; the controller tries again by itself"
+NO_USABLE_ANSWER = (
+    " gave no usable answer; the controller tries again by itself, and if it lasts, check the proxy and firewall to it"
+)
 
 
 class Identity(msgspec.Struct, frozen=True):

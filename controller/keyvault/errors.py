@@ -156,7 +156,7 @@ def unusable_error(vault: str, vault_object: VaultObject) -> ObjectError:
     """Return the error for one object whose answer has a success status and an unreadable body."""
     return ObjectError(
         f"Key Vault {vault} gave no usable answer for {vault_object.noun}; check it with `az keyvault"
-        f" {vault_object.noun.split()[0]} show`"
+        f" {vault_object.noun.split()[0]} show`, and if that works, check the proxy and firewall to the vault"
     )
 
 

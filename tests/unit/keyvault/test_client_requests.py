@@ -183,7 +183,7 @@ class ClientHarness:
             pytest.param(
                 error,
                 None,
-                f"Key Vault vault gave no usable answer{AGAIN}",
+                f"Key Vault vault gave no usable answer{AGAIN}, and if it lasts, check the proxy and firewall to it",
                 "error",
                 2,
                 id=f"unreadable list: {type(error).__name__}",
@@ -202,7 +202,8 @@ class ClientHarness:
             pytest.param(
                 error,
                 USER,
-                "Key Vault vault gave no usable answer for secret User; check it with `az keyvault secret show`",
+                "Key Vault vault gave no usable answer for secret User; check it with `az keyvault secret show`,"
+                " and if that works, check the proxy and firewall to the vault",
                 "error",
                 1,
                 id=f"unreadable object: {type(error).__name__}",

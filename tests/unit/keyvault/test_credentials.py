@@ -644,7 +644,8 @@ async def test_token_with_an_impossible_lifetime_is_not_used(
         assert await harness.get_token() == "t1"
     else:
         assert (await harness.get_error()).message.endswith(
-            ") gave no usable answer; the controller tries again by itself"
+            ") gave no usable answer; the controller tries again by itself, and if it lasts, check the proxy and"
+            " firewall to it"
         )
 
 
@@ -749,7 +750,9 @@ def make_http_error(status: int | None) -> HttpResponseError:
     return error
 
 
-NO_ANSWER = " gave no usable answer; the controller tries again by itself"
+NO_ANSWER = (
+    " gave no usable answer; the controller tries again by itself, and if it lasts, check the proxy and firewall to it"
+)
 
 
 @pytest.mark.parametrize(

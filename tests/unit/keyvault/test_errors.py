@@ -199,7 +199,10 @@ def format_page_message(status: int) -> str:
     )
 
 
-NO_ANSWER = "Key Vault shop gave no usable answer for secret user; check it with `az keyvault secret show`"
+NO_ANSWER = (
+    "Key Vault shop gave no usable answer for secret user; check it with `az keyvault secret show`, and if that works,"
+    " check the proxy and firewall to the vault"
+)
 
 
 @pytest.mark.parametrize(
@@ -432,5 +435,6 @@ def test_failure_of_a_vault_keeps_its_retry_after(seconds: float | None) -> None
 def test_unusable_object_is_shown_with_the_command_of_its_kind() -> None:
     error = unusable_error("shop", VaultObject(name="web", type="cert"))
     assert error.message == (
-        "Key Vault shop gave no usable answer for certificate web; check it with `az keyvault certificate show`"
+        "Key Vault shop gave no usable answer for certificate web; check it with `az keyvault certificate show`, and"
+        " if that works, check the proxy and firewall to the vault"
     )
