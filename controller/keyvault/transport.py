@@ -35,6 +35,8 @@ READ_SECONDS = 20
 MAX_ANSWER = 2 * 2**20
 # Number of hosts whose proxy is cached.
 MAX_HOSTS = 1024
+# OpenSSL's results of a verification (X509_verify_cert_error_string): not yet valid, expired; name, address.
+_OUTSIDE_VALID_TIME, _ANOTHER_NAME = (9, 10), (62, 64)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 CLIENT_OPTIONS: dict[str, Any] = {
     # The queue retries, because it knows the object, the vault and the other waiting work.
@@ -251,14 +253,26 @@ def explain_connection(error: AzureError, other: str) -> str:
         return f"{other} ended the connection within its answer; the controller tries again by itself"
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
         return f"{other}: the name {cause.host} does not resolve; check that name and the cluster's DNS"
-    if isinstance(cause, aiohttp.ClientConnectorCertificateError | ssl.SSLError | aiohttp.ClientConnectorSSLError):
-        return (
-            f"{other}: the TLS certificate is not trusted; if a proxy inspects TLS, add its CA to the chart's"
-            " `caBundle`"
-        )
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        return f"{other}: the TLS certificate {_explain_certificate(cause)}"
+    if isinstance(cause, ssl.SSLError | aiohttp.ClientConnectorSSLError):
+        return f"{other}: the TLS handshake failed; check which server the cluster's DNS or a proxy connects to"
     if isinstance(cause, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         return f"{other}: the proxy refuses the connection; check HTTPS_PROXY and the rules of the proxy"
     if isinstance(cause, TimeoutError):
         return f"{other} did not answer in time; check the route and firewall to it"
     name = type(cause or error).__name__
     return f"{other} cannot be reached ({name}); the controller tries again by itself"
+
+
+def _explain_certificate(cause: BaseException) -> str:
+    """Return why a server's certificate is not accepted, with the next step."""
+    code = getattr(getattr(cause, "certificate_error", cause), "verify_code", None)
+    if code in _OUTSIDE_VALID_TIME:
+        return (
+            "is outside its valid time; check the clock of the cluster's nodes, and a proxy's certificate if one"
+            " inspects TLS"
+        )
+    if code in _ANOTHER_NAME:
+        return "is for another name; check which server the cluster's DNS or a proxy connects to"
+    return "is not trusted; if a proxy inspects TLS, add its CA to the chart's `caBundle`"

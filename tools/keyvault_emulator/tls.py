@@ -14,7 +14,7 @@ from tools import pki
 from tools.keyvault_emulator.azure.routes import SUFFIXES
 from tools.keyvault_emulator.errors import EmulatorError
 
-Flaw = Literal["none", "expired", "unknown-ca", "wrong-name"]
+Flaw = Literal["none", "expired", "not-yet-valid", "unknown-ca", "wrong-name"]
 
 NAMES = (
     "localhost",
@@ -26,7 +26,7 @@ NAMES = (
 """The host names in the server's certificate, besides its addresses."""
 
 AUTHORITY = "Key Vault emulator CA"
-# Long enough that the CA was valid when it signed an expired certificate.
+# The CA is valid when it signs an expired certificate, and one that is not yet valid.
 AUTHORITY_LIFETIME = (-4 * pki.YEAR, 4 * pki.YEAR)
 
 
@@ -60,7 +60,7 @@ class LocalAuthority:
             key = pki.new_key()
             certificate = pki.authority_certificate(AUTHORITY, key, AUTHORITY_LIFETIME)
         server_key = pki.new_key()
-        shift = -2 * pki.YEAR if flaw == "expired" else dt.timedelta()
+        shift = {"expired": -2, "not-yet-valid": 2}.get(flaw, 0) * pki.YEAR
         server = pki.issue_certificate(
             certificate,
             key,

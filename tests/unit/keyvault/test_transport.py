@@ -26,6 +26,7 @@ from controller.keyvault.transport import (
     proxy_for,
 )
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, run_api_server
+from tools.keyvault_emulator.tls import Flaw, LocalAuthority
 from tools.local_cluster.pki import ClusterAuthority
 
 VAULT = "Key Vault shop"
@@ -114,10 +115,33 @@ async def test_failed_check_prevents_the_request(vault: ScriptedApiServer, autho
     assert not vault.requests
 
 
-async def test_certificate_for_another_name_is_reported(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
-    other_name = vault.url.replace("127.0.0.1", "localhost")
-    assert "TLS certificate" in explain_connection(
-        await catch_error(other_name, authority.pair.cert.read_text()), VAULT
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_certificate_for_another_name_is_reported(host: str, tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    async with run_api_server(authority.server_context(tmp_path, [], "wrong-name")) as server:
+        error = await catch_error(server.url.replace("127.0.0.1", host), authority.file.read_text())
+    assert explain_connection(error, VAULT) == (
+        f"{VAULT}: the TLS certificate is for another name; check which server the cluster's DNS or a proxy connects to"
+    )
+
+
+async def test_server_without_tls_is_reported() -> None:
+    async with run_api_server() as server:
+        error = await catch_error(server.url.replace("http://", "https://"))
+    assert explain_connection(error, VAULT) == (
+        f"{VAULT}: the TLS handshake failed; check which server the cluster's DNS or a proxy connects to"
+    )
+
+
+@pytest.mark.parametrize("flaw", ["expired", "not-yet-valid"])
+async def test_certificate_outside_its_valid_time_is_reported(flaw: Flaw, tmp_path: Path) -> None:
+    """A node without a battery has the wrong time after a power failure."""
+    authority = LocalAuthority(tmp_path)
+    async with run_api_server(authority.server_context(tmp_path, ["127.0.0.1"], flaw)) as server:
+        text = explain_connection(await catch_error(server.url, authority.file.read_text()), VAULT)
+    assert text == (
+        f"{VAULT}: the TLS certificate is outside its valid time; check the clock of the cluster's nodes, and a proxy's"
+        " certificate if one inspects TLS"
     )
 
 
@@ -188,7 +212,7 @@ async def test_proxy_that_refuses_the_connection_is_reported(monkeypatch: pytest
             aiohttp.ClientConnectorCertificateError(CONNECTION_KEY, ssl.SSLCertVerificationError("x")),
             ["certificate is not trusted", "caBundle"],
         ),
-        (aiohttp.ClientConnectorSSLError(CONNECTION_KEY, ssl.SSLError("x")), ["certificate is not trusted"]),
+        (aiohttp.ClientConnectorSSLError(CONNECTION_KEY, ssl.SSLError("x")), ["TLS handshake failed", "proxy"]),
         (aiohttp.ServerTimeoutError(), ["did not answer in time", "firewall"]),
         (TimeoutError(), ["did not answer in time"]),
         (aiohttp.ServerDisconnectedError(), ["cannot be reached (ServerDisconnectedError)", "tries again"]),

@@ -176,7 +176,12 @@ def test_fault_at_entra_fails_the_token_request(stocked: EmulatorHarness) -> Non
 
 @pytest.mark.parametrize(
     ("flaw", "words"),
-    [("expired", "expired"), ("unknown-ca", "unable to get"), ("wrong-name", "mismatch")],
+    [
+        ("expired", "expired"),
+        ("not-yet-valid", "not yet valid"),
+        ("unknown-ca", "unable to get"),
+        ("wrong-name", "mismatch"),
+    ],
 )
 async def test_flawed_certificate_is_rejected_by_the_client(
     stocked: EmulatorHarness, session: aiohttp.ClientSession, flaw: str, words: str
