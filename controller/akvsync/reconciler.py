@@ -194,7 +194,10 @@ class AKVSyncReconciler:
             isinstance(result, errors.ControllerError) and result.retry is not errors.Retry.ON_EDIT
             for result in done.values()
         )
-        news = self._selection_status(key, akv, generated)
+        is_applied = not problem and not any(
+            isinstance(result, BlockedObject | errors.ControllerError) for result in done.values()
+        )
+        news = self._selection_status(key, akv, generated, is_applied=is_applied)
         return await self._report_status(akv, parts, problem, news, stalled=stalled) and not needs_retry
 
     def _generate_objects(self, key: Key, akv: AKVSync) -> GeneratedObjects:
@@ -226,7 +229,7 @@ class AKVSyncReconciler:
         return expand_akvsync(akv, choose_objects(entries, sighting, before, self.selections.removed_names(key)))
 
     def _selection_status(
-        self, key: Key, akv: AKVSync | Unreadable, generated: GeneratedObjects
+        self, key: Key, akv: AKVSync | Unreadable, generated: GeneratedObjects, *, is_applied: bool
     ) -> SelectionResult | None:
         """Return the state of the selection for the status, or None without a selection."""
         if not isinstance(akv, AKVSync) or all(entry.select is None for entry in akv.spec.objects):
@@ -241,6 +244,7 @@ class AKVSyncReconciler:
             skipped=skipped,
             error=self.selections.last_error(key),
             listed_ago=self.selections.listed_ago(key),
+            is_applied=is_applied,
         )
 
     async def _apply_objects(self, key: Key, uid: str, generated: GeneratedObjects) -> dict[str, StepResult]:

@@ -82,11 +82,15 @@ def _build_part(name: str, ready: bool, reason: str, message: str, sync: SecretS
 
 
 class SelectionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The selected objects without a Secret, the error of the last list, and the seconds since the last success."""
+    """The selected objects without a Secret, the error of the last list, and the seconds since the last success.
+
+    `is_applied` means that every generated object is as the list demands.
+    """
 
     skipped: Sequence[SkippedObject] = ()
     error: ControllerError | None = None
     listed_ago: float | None = None
+    is_applied: bool = True
 
 
 def listed_ago(akv: AKVSync, now: datetime) -> float | None:
@@ -160,7 +164,8 @@ def _shorten_skipped(skipped: Sequence[SkippedObject]) -> list[SkippedObject]:
 
 
 def _last_list_time(before: AKVSyncStatus, meta: ObjectMeta, selection: SelectionResult, now: datetime) -> str | None:
-    if selection.listed_ago is None:
+    # Without the time, a restarted controller lists the vault. Only a list shows which objects are missing.
+    if selection.listed_ago is None or not selection.is_applied:
         return None
     at = now - timedelta(seconds=selection.listed_ago)
     known = parse_time(before.last_list_time) if before.observed_generation == meta.generation else None

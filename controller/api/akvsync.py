@@ -389,7 +389,11 @@ class AKVSyncStatus(Wire, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=list)
     last_list_time: Annotated[
         str | None,
-        field_schema("Time at which the vault was last listed for select, to the hour.", format="date-time"),
+        field_schema(
+            "Time at which the vault was last listed for select, to the hour; absent while a generated object could not"
+            " be written.",
+            format="date-time",
+        ),
     ] = None
 
 

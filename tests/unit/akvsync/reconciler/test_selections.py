@@ -4,14 +4,15 @@ import pytest
 
 from controller.akvsync import selections
 from controller.akvsync.selections import EDIT_INTERVAL, LIST_COST
+from controller.api.akvsync import MAX_GENERATED
 from controller.api.conditions import Reason
 from controller.domain.provider_class import read_class
 from controller.domain.snapshot import VaultSnapshot
-from controller.errors import AccessDenied, ProviderError
+from controller.errors import AccessDenied, PolicyRefused, ProviderError
 from controller.runtime import budgets
 from controller.runtime.work_queue import Key
 from tests.support.builders import make_item
-from tests.unit.akvsync.reconciler.harness import AKVSyncHarness
+from tests.unit.akvsync.reconciler.harness import AKVSyncHarness, put_foreign_object
 
 HOUR = 3600
 KEEP_SHOP = {"select": {"namePrefix": "shop-"}, "stripPrefix": "shop-"}
@@ -156,6 +157,48 @@ def test_restart_lists_and_writes_nothing_and_keeps_the_poll_time(
     harness.advance(HOUR / 2)
     assert len(harness.list_calls) == lists + 1
     assert harness.list_names() == before[0]
+
+
+@pytest.mark.parametrize(
+    ("refused", "edit"),
+    [
+        ("POST secretsyncs b", {}),
+        ("PATCH secretsyncs b", {"labels": {"x": "y"}}),
+        ("DELETE secretsyncs b", {"select": {"namePrefix": "shop-a"}}),
+        ("", {"kubernetesSecretType": "kubernetes.io/tls"}),
+        ("", {"annotations": {"x": "y" * MAX_GENERATED}}),
+    ],
+)
+def test_restart_still_reports_what_could_not_be_written(
+    harness: AKVSyncHarness, refused: str, edit: dict[str, object]
+) -> None:
+    """The SecretSyncs alone do not show what is missing, so the vault is listed again."""
+    harness.vault_items = [make_item("shop-a"), make_item("shop-b")]
+    if refused:
+        harness.failures[refused] = PolicyRefused("the policy denied it", status=422)
+    for objects in ([KEEP_SHOP], [KEEP_SHOP | edit]):
+        harness.apply(objects)
+        harness.advance(15)
+        harness.report_all_synced()
+        harness.advance(60)
+    before = harness.get_ready()
+    assert before[0] == "False"
+    harness.regain_leadership()
+    harness.advance(60)
+    assert harness.get_ready() == before
+
+
+def test_restart_still_reports_a_secretsync_of_another_owner(harness: AKVSyncHarness) -> None:
+    harness.vault_items = [make_item("shop-a")]
+    put_foreign_object(harness, "secretsyncs", "a")
+    harness.apply([KEEP_SHOP])
+    harness.advance(60)
+    harness.regain_leadership()
+    harness.advance(60)
+    assert harness.get_ready()[1] == Reason.NAME_TAKEN
+    harness.remove("secretsyncs", "a")
+    harness.advance(60)
+    assert harness.list_names() == ["a"]
 
 
 def test_edit_after_a_restart_takes_effect_at_once(two_selected: AKVSyncHarness) -> None:
