@@ -263,7 +263,7 @@ class AKVSyncReconciler:
             return {**retained, **failed}
         first = decide_step(generated.source, self._classes.get(key))
         if isinstance(first, BlockedObject):
-            return {**dict.fromkeys(generated.syncs, first), **retained, **failed}
+            return {**dict.fromkeys((*generated.syncs, *retained), first), **failed}
         steps = {
             name: decide_step(wanted, self._syncs.get(Key(key.namespace, name)))
             for name, wanted in generated.syncs.items()
@@ -274,7 +274,7 @@ class AKVSyncReconciler:
             self._writing_runs.pop(key, None)
         source = await self._execute_step(permissions.MADE_CLASSES, key.namespace, first)
         if isinstance(source, errors.ControllerError):
-            return {**dict.fromkeys(generated.syncs, source), **retained, **failed}
+            return {**dict.fromkeys((*generated.syncs, *retained), source), **failed}
         done = await asyncio.gather(
             *[self._execute_step(permissions.MADE_SYNCS, key.namespace, step) for step in steps.values()]
         )

@@ -201,6 +201,14 @@ def test_restart_still_reports_a_secretsync_of_another_owner(harness: AKVSyncHar
     assert harness.list_names() == ["a"]
 
 
+def test_class_of_another_owner_is_reported_before_the_first_list(two_selected: AKVSyncHarness) -> None:
+    two_selected.regain_leadership()
+    two_selected.advance(60)
+    two_selected.put("secretproviderclasses", "shop", {"metadata": {"ownerReferences": []}})
+    two_selected.advance(60)
+    assert two_selected.get_ready()[1] == Reason.NAME_TAKEN
+
+
 def test_edit_after_a_restart_takes_effect_at_once(two_selected: AKVSyncHarness) -> None:
     """The new process has not listed the vault yet, so it does not know which objects the entry selects."""
     two_selected.regain_leadership()
