@@ -18,6 +18,7 @@ from controller.config.clouds import find_cloud
 from controller.config.settings import Cloud, Settings
 from controller.domain.selection import Query, SelectionSighting
 from controller.keyvault.credentials import Identity
+from controller.keyvault.listing import RETRY_COSTLY_LIST
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import RateLimitedLog
 from controller.polling.poll_group import PollGroup
@@ -200,6 +201,8 @@ class SelectionTracker:
         if isinstance(sighting, errors.ControllerError):
             selection.failures += 1
             self._record_failure(key, selection, sighting)
+            if sighting.retry is errors.Retry.ON_EDIT:  # each attempt could read hundreds of pages
+                return RETRY_COSTLY_LIST
             return backoff.backoff_delay(selection.failures, self.rng, sighting.retry_after)
         selection.gone = {}  # only polls count
         self._record_sighting(key, selection, sighting)

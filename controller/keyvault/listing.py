@@ -15,7 +15,7 @@ from controller.domain.provider_class import VaultObject
 from controller.domain.selection import SelectionCollector
 from controller.domain.snapshot import ListedObject
 from controller.domain.vault_objects import ListItem
-from controller.errors import AccessDenied, ControllerError, ObjectError, ObjectGone, ProviderError
+from controller.errors import AccessDenied, ControllerError, ObjectError, ObjectGone, ProviderError, Retry
 from controller.keyvault.client import VaultClient
 from controller.keyvault.objects import ObjectClient, ObjectPage
 
@@ -81,7 +81,8 @@ class VaultLister:
         except _TooManyPages:
             too_many = ObjectError(
                 f"Key Vault {self._client.vault} has more than {MAX_SELECTED_PAGES * PAGE_SIZE} {source.plural}, which"
-                " is too many for select: name the objects, or split the vault"
+                " is too many for select: name the objects, or split the vault",
+                retry=Retry.ON_EDIT,
             )
             limit = None if collectors else gets
             self._paused_lists[kind] = _ListPause(limit, self._client.clock() + RETRY_COSTLY_LIST, too_many)

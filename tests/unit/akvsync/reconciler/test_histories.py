@@ -15,6 +15,7 @@ from controller.domain.provider_class import VaultObject, read_class
 from controller.domain.values import VaultValue
 from controller.domain.vault_objects import ListItem
 from controller.errors import ObjectGone, ProviderError
+from controller.keyvault import listing
 from controller.keyvault.client import VaultClient
 from controller.keyvault.objects import ObjectPage
 from controller.keyvault.reader import VaultReader
@@ -235,3 +236,20 @@ def test_failed_poll_restarts_the_count_of_polls_that_miss_an_object() -> None:
         assert harness.list_names() == ["a", "b", "own"]
         harness.advance(HOUR)
         assert harness.list_names() == ["a", "own"]
+
+
+def test_vault_too_large_for_select_is_listed_once_a_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listing, "MAX_SELECTED_PAGES", 4)
+    items = tuple(make_item(f"s{number}") for number in range(5 * PAGE))
+    with run_selection({"select": {}}, items) as (harness, vault):
+        harness.advance(12 * HOUR)
+        assert vault.calls == 1
+        assert "which is too many for select" in harness.get_ready()[2]
+        harness.apply([{"select": {"namePrefix": "s"}}])
+        harness.advance(HOUR)
+        assert vault.calls == 2
+        vault.items = (make_item("s1"),)
+        harness.advance(25 * HOUR)
+        assert harness.list_names() == ["s1"]
