@@ -38,6 +38,9 @@ def part_status(
     ready = ready_condition(sync.status) if sync else None
     if isinstance(done, BlockedObject | ControllerError):
         holds, reason, message = False, done.reason, done.message
+    elif isinstance(current, Unreadable):
+        holds, reason = False, Reason.INPUT_INVALID
+        message = f"the SecretSync {name} cannot be read: {current.problem}"
     elif (
         not sync
         or not ready

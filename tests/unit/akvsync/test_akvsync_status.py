@@ -56,6 +56,7 @@ BLOCKED = BlockedObject(Reason.IN_PROGRESS, "it is being deleted")
 PATCHED = PatchObject(WANTED.metadata, {"spec": {}})
 
 JUST_WRITTEN = (False, Reason.IN_PROGRESS, "the SecretSync a was just written; the controller syncs it next")
+UNREADABLE = (False, Reason.INPUT_INVALID, "the SecretSync a cannot be read: odd")
 
 
 def get_result(part: PartStatus) -> tuple[bool, str, str]:
@@ -66,8 +67,8 @@ def get_result(part: PartStatus) -> tuple[bool, str, str]:
     ("done", "current", "expected"),
     [
         (KeepObject(), None, JUST_WRITTEN),
-        (KeepObject(), Unreadable(WANTED.metadata, "odd"), JUST_WRITTEN),
-        (PATCHED, Unreadable(WANTED.metadata, "odd"), JUST_WRITTEN),
+        (KeepObject(), Unreadable(WANTED.metadata, "odd"), UNREADABLE),
+        (PATCHED, Unreadable(WANTED.metadata, "odd"), UNREADABLE),
         (KeepObject(), make_reported_sync(), JUST_WRITTEN),
         (KeepObject(), make_reported_sync(STALLED), JUST_WRITTEN),
         (KeepObject(), make_reported_sync(make_condition(generation=0)), JUST_WRITTEN),

@@ -52,6 +52,19 @@ def test_answer_does_not_replace_an_object_that_is_too_large(settled: AKVSyncHar
     assert settled.akv_syncs.store.get(key) == refused
 
 
+def test_secretsync_that_cannot_be_read_is_reported(settled: AKVSyncHarness) -> None:
+    """A patch does not help if the object is too large, or if its namespace has used up its budget."""
+    settled.lag = 3600
+    edited = settled.put("secretsyncs", "a", {"metadata": {"labels": {"x": "y"}}})
+    settled.syncs.set(Unreadable(msgspec.convert(edited["metadata"], ObjectMeta), "it is too large"))
+    settled.advance(60)
+    assert settled.get_ready() == (
+        "False",
+        Reason.INPUT_INVALID,
+        "1/2 ready; a: the SecretSync a cannot be read: it is too large",
+    )
+
+
 def test_refusal_that_only_an_edit_can_fix_is_retried_after_an_edit(harness: AKVSyncHarness) -> None:
     harness.failures["POST secretsyncs a"] = Refused("spec: Invalid value", status=422, retry=Retry.ON_EDIT)
     harness.apply([A, B])
