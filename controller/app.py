@@ -183,7 +183,7 @@ def _new_controllers(
     secretsync = Reconciler(settings, parser, resolver, syncer, vaults, reporter, metrics)
     if not settings.akv_sync:
         return _ControllerSet(secretsync, None, reporter, events)
-    new_selections = partial(SelectionTracker, settings, clouds, vaults, secretsync.poller)
+    new_selections = partial(SelectionTracker, settings, vaults, secretsync.poller)
     akvsync = AKVSyncReconciler(kube, events, secretsync.syncs, secretsync.classes, new_selections)
     return _ControllerSet(secretsync, akvsync, reporter, events)
 

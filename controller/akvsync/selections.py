@@ -5,17 +5,17 @@ contain the selected objects, and the AKVSync's status has the time of the last 
 """
 
 import logging
+import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from controller import errors
 from controller.api.akvsync import AKVSync
-from controller.config.clouds import find_cloud
-from controller.config.settings import Cloud, Settings
+from controller.config.settings import Settings
 from controller.domain.selection import Query, SelectionSighting
 from controller.keyvault.credentials import Identity
 from controller.keyvault.listing import RETRY_COSTLY_LIST
@@ -71,21 +71,19 @@ class SelectionTracker:
     def __init__(
         self,
         settings: Settings,
-        clouds: Mapping[str, Cloud],
         vaults: VaultPool,
         poller: Poller,
         changed: Callable[[Key], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._clouds = clouds
         self._vaults = vaults
         self._poller = poller
         self._changed = changed
         self._clock = clock
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
         self._queue: Queue[Key] = Queue(clock, WORKERS)
-        self._rate_limited_log = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log, clock)
         self._selections: dict[Key, _SelectionState] = {}
         self._last_edit_list: dict[Key, float] = {}
         poller.handle_selection = self._handle_poll
@@ -102,18 +100,17 @@ class SelectionTracker:
             if is_known or (listed_ago is not None and known.query.syncs <= query.syncs):
                 known.query = query
                 if known.listed_at is not None:
-                    self._poller.select(key, group, query, 0.0)
+                    self._poller.select(key, group, query, self._clock() - known.listed_at)
                 return
             # After a restart, an edit or a deleted SecretSync needs a list: only then the selected objects are known.
             listed_ago = None
         self._poller.deselect(key)
-        selection = self._selections[key] = _SelectionState(group, query, gone={})
+        selection = self._selections[key] = _SelectionState(group, query)
         if listed_ago is not None:
             selection.listed_at = self._clock() - listed_ago
             self._poller.select(key, group, query, listed_ago)
             return
-        edited = self._last_edit_list.get(key)
-        wait = 0.0 if edited is None else max(0.0, edited + EDIT_INTERVAL - self._clock())
+        wait = max(0.0, self._last_edit_list.get(key, -math.inf) + EDIT_INTERVAL - self._clock())
         self._queue.add(key, wait + self.rng.uniform(0, self._settings.jitter))
 
     def forget(self, key: Key) -> None:
@@ -164,9 +161,8 @@ class SelectionTracker:
     def _group_of(self, akv: AKVSync) -> PollGroup:
         spec = akv.spec
         identity = Identity(akv.metadata.namespace, spec.service_account_name, spec.client_id, spec.tenant_id)
-        default = self._settings.default_cloud
-        cloud = find_cloud(default, self._clouds) or default
-        return PollGroup(identity, cloud, spec.keyvault_name, self._settings.rotation_poll_interval)
+        settings = self._settings
+        return PollGroup(identity, settings.default_cloud, spec.keyvault_name, settings.rotation_poll_interval)
 
     async def _list_vault(self, key: Key) -> float | None:
         """List the vault of an AKVSync that was created or edited. Return the seconds until the next attempt."""
@@ -204,7 +200,6 @@ class SelectionTracker:
             if sighting.retry is errors.Retry.ON_EDIT:  # each attempt could read hundreds of pages
                 return RETRY_COSTLY_LIST
             return backoff.backoff_delay(selection.failures, self.rng, sighting.retry_after)
-        selection.gone = {}  # only polls count
         self._record_sighting(key, selection, sighting)
         self._poller.select(key, group, selection.query, 0.0)
         return None
@@ -222,7 +217,7 @@ class SelectionTracker:
         self._record_sighting(key, selection, seen)
 
     def _record_sighting(self, key: Key, selection: _SelectionState, sighting: SelectionSighting) -> None:
-        selection.sighting, selection.error, selection.failures = sighting, None, 0
+        selection.sighting, selection.error = sighting, None
         selection.listed_at = self._clock()
         self._changed(key)
 

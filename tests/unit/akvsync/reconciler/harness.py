@@ -59,9 +59,7 @@ class AKVSyncHarness:
             cast("EventRecorder", self),
             self.syncs,
             self.classes,
-            partial(
-                SelectionTracker, Settings(), Settings().clouds(), cast("VaultPool", self), self.poller, clock=loop.time
-            ),
+            partial(SelectionTracker, Settings(), cast("VaultPool", self), self.poller, clock=loop.time),
         )
         self.akv_syncs.rng = FixedRandom(1.0)
         self.akv_syncs.selections.rng = FixedRandom(0.0)
