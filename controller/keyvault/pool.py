@@ -82,13 +82,13 @@ class VaultPool:
         if not cloud_settings:
             known = ", ".join(sorted(self._clouds))
             raise errors.ClassError(f"cloud {cloud[:60]!r} was removed; set cloudName to one of {known}")
-        key = _ReaderKey(identity, cloud_settings, vault)
+        key, now = _ReaderKey(identity, cloud_settings, vault), time.monotonic()
         entry = self.entries.get(identity.namespace, key)
         if entry is None:
-            entry = _ReaderEntry(self._new_reader(key, cloud), 0.0)
+            entry = _ReaderEntry(self._new_reader(key, cloud), now)
             for evicted, _ in self.entries.put(identity.namespace, key, entry):
                 self._forget_evicted(evicted)
-        entry.used = time.monotonic()
+        entry.used = now
         return entry.reader
 
     def _new_reader(self, key: _ReaderKey, cloud: str) -> VaultReader:
@@ -113,7 +113,7 @@ class VaultPool:
         """
         left = [key for _, key, _ in self.entries.items()]
         if not any(key[:2] == evicted[:2] for key in left):
-            self.credentials.pop(evicted[:2], None)
+            del self.credentials[evicted[:2]]
         # The rate limiter of a throttling vault is kept, so that a new reader does not call it at the full rate.
         if (
             not any(key.vault_url == evicted.vault_url for key in left)
