@@ -25,8 +25,8 @@ from controller.api.akvsync import (
     AKVSync,
     MappedKey,
 )
-from controller.api.meta import MAX_NAME, ObjectMeta, OwnerReference, is_object_name
-from controller.api.secretproviderclass import MAX_PARAMETERS, SecretProviderClass, SecretProviderClassSpec
+from controller.api.meta import MAX_NAME, MAX_SPEC, ObjectMeta, OwnerReference, is_object_name
+from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
 from controller.api.select import SkippedObject
 from controller.domain.decision import ALTERNATIVE_KEYS, REQUIRED_KEYS
@@ -380,10 +380,10 @@ def _build_class(akv: AKVSync, items: dict[str, ClassItem]) -> SecretProviderCla
         "keyvaultName": akv.spec.keyvault_name,
         "objects": as_objects(items),
     }
-    if (length := sum(map(len, parameters.values()))) > MAX_PARAMETERS:
+    if (size := len(msgspec.json.encode({"provider": "azure", "parameters": parameters}))) > MAX_SPEC:
         raise InputError(
-            f"the SecretProviderClass that this makes has {length} characters, and {MAX_PARAMETERS} are read: split"
-            " the AKVSync, or shorten the paths of its properties"
+            f"the SecretProviderClass that this makes has {size} bytes as JSON, and {MAX_SPEC} are read: split the"
+            " AKVSync, or shorten the paths of its properties"
         )
     return SecretProviderClass(
         metadata=_child_metadata(akv, akv.metadata.name),

@@ -15,6 +15,9 @@ NO_STATUS = -1
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 # Kubernetes documentation, "Object Names and IDs".
 MAX_NAME = 253
+# Maximum size of a spec in bytes, as JSON, enough for a thousand objects or keys. etcd accepts ten times as much, and
+# the controller can keep several copies of an object (parsed, and expanded from an AKVSync).
+MAX_SPEC = 128 * 1024
 _NAME = re.compile(DNS_SUBDOMAIN)
 
 

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from controller import errors
-from controller.api.meta import IdentifiedObject, ObjectMeta, PartialObject, Resource, Unreadable
+from controller.api.meta import MAX_SPEC, IdentifiedObject, ObjectMeta, PartialObject, Resource, Unreadable
 from controller.api.secretsync import REFRESH_INTERVAL
 from controller.kube.client import KubeClient
 from controller.kube.resources import PAGE, ListWatch, ObjectPage
@@ -31,9 +31,6 @@ MAX_PAUSE = 30.0
 QUICK_END = 1.0
 # The usual size of a page in bytes. After a larger one, the next page has fewer objects.
 PAGE_BYTES = 2**20
-# Maximum size of a spec in bytes, as JSON, enough for a thousand objects or keys. etcd accepts ten times as much, and
-# the controller can keep several copies of an object (parsed, and expanded from an AKVSync).
-MAX_SPEC = 128 * 1024
 # Maximum size of the metadata of an object that is not read, in bytes as JSON. The budget does not count it.
 MAX_METADATA = 4096
 R = TypeVar("R", bound=Resource)

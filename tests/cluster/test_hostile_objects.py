@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
+from controller.api.meta import MAX_SPEC
 from controller.api.secretsync import MAX_TEXT
-from controller.kube.informer import MAX_SPEC
 from controller.runtime import budgets
 from tests.support.cluster.harness import KIND_PATHS, assert_running, canary_value, eventually
 from tests.support.cluster.hostile_inputs import akv_sync_with_notes, nest_managed_fields

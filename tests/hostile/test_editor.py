@@ -13,8 +13,8 @@ import yaml
 from hypothesis import strategies as st
 
 from controller.api.conditions import Reason
+from controller.api.meta import MAX_SPEC
 from controller.domain.decode_values import PFX
-from controller.kube.informer import MAX_SPEC
 from tests.hostile.attack_harness import Attack, Attacker, AttackHarness, capture_output, make_paced_attack
 from tests.hostile.drawing import draw_attacks
 from tests.hostile.drawn_objects import draw_manifests

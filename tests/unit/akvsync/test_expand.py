@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync
 from controller.api.akvsync import MAX_GENERATED, MAX_PARTS
-from controller.api.secretproviderclass import MAX_PARAMETERS
+from controller.api.meta import MAX_SPEC
 from controller.domain.provider_class import VaultObject, read_class
 from controller.errors import InputError
 from tests.support.akv_syncs import EXAMPLE, akv_sync, source_paths, type_and_keys
@@ -351,7 +351,7 @@ def test_property_is_in_the_class_as_the_akvsync_has_it(path: str) -> None:
 
 def test_more_properties_than_a_class_holds_are_refused() -> None:
     mapping = [{"dataKey": f"k{number}", "secretInAKV": "a", "property": f"{number:03}" * 40} for number in range(100)]
-    with pytest.raises(InputError, match=r"SecretProviderClass that this makes has \d+ characters"):
+    with pytest.raises(InputError, match=r"SecretProviderClass that this makes has \d+ bytes"):
         expand_objects(
             [{"kubernetesSecretName": f"b{number}", "mapping": mapping} for number in range(9)]
             + [
@@ -431,16 +431,16 @@ def test_secretsyncs_have_at_most_two_megabytes(more: int, fits: bool) -> None:
 
 
 @pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
-def test_class_has_at_most_as_many_characters_as_are_read(more: int, fits: bool) -> None:
+def test_class_has_at_most_as_many_bytes_as_are_read(more: int, fits: bool) -> None:
     def make_objects(padding: int) -> list[dict[str, Any]]:
-        mapping = {"dataKey": "k", "secretInAKV": "a", "property": "x" * padding}
-        return [{"kubernetesSecretName": "m", "mapping": [mapping]}]
+        objects = [{"dataKey": f"k{number}", "secretInAKV": f"a{number}"} for number in range(1000)]
+        return [{"kubernetesSecretName": "m", "mapping": [{**objects[0], "property": "x" * padding}, *objects[1:]]}]
 
     source = expand_objects(make_objects(1)).source
     assert source
-    padding = MAX_PARAMETERS - sum(map(len, source.spec.parameters.values())) + 1 + more
+    padding = MAX_SPEC - len(msgspec.json.encode(source.spec)) + 1 + more
     if fits:
         assert expand_objects(make_objects(padding)).source
         return
-    with pytest.raises(InputError, match="has 131073 characters, and 131072 are read"):
+    with pytest.raises(InputError, match="has 131073 bytes as JSON, and 131072 are read"):
         expand_objects(make_objects(padding))

@@ -6,11 +6,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from controller.api.meta import ObjectMeta, Unreadable
+from controller.api.meta import MAX_SPEC, ObjectMeta, Unreadable
 from controller.api.secretsync import SecretSync
 from controller.kube import informer
 from controller.kube.client import KubeClient
-from controller.kube.informer import MAX_METADATA, MAX_SPEC, Informer, Kept, Store, read_identity
+from controller.kube.informer import MAX_METADATA, Informer, Kept, Store, read_identity
 from controller.kube.permissions import SECRET_SYNCS
 from controller.kube.resources import PAGE
 from controller.runtime import budgets
