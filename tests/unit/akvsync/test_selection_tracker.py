@@ -17,8 +17,8 @@ from controller.domain.selection import Query, SelectedObject, SelectionSighting
 from controller.domain.snapshot import VaultSnapshot
 from controller.errors import AccessDenied, ControllerError, ProviderError, SelectionDeferred
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
+from controller.polling.poll_group import PollGroup
 from controller.runtime import budgets
 from controller.runtime.budgets import RateBudget
 from controller.runtime.work_queue import Key

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from controller.api import secretsync
+from controller.api.meta import MAX_SPEC
 from controller.api.secretproviderclass import MAX_PARAMETERS
 from controller.config.settings import BUILT_IN_CLOUDS
 from controller.domain import certificates, vault_objects
 from controller.domain.vault_objects import FIELDS
 from controller.keyvault.credentials import Identity
 from controller.keyvault.errors import VaultAddress, VaultRefusal, explain_refusal
-from controller.kube.informer import MAX_SPEC
 from tests.support import sources
 from tests.support.pages import PAGES, ROOT, list_anchors, list_blocks, list_links, matches_output
 from tools.cli.common import sse_guide
