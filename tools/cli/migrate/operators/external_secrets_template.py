@@ -8,7 +8,8 @@ import re
 import msgspec
 
 # `{{ .name }}` or `{{ index . "name" }}`, and functions after pipes.
-_VALUE = re.compile(r'\{\{-?\s*(?:\.([A-Za-z_]\w*)|\(?index \. "([-.\w]+)"\)?)((?:\s*\|\s*[\w"\s]+?)*)\s*-?\}\}')
+# No character can match in two ways: otherwise the time would grow exponentially with the text.
+_VALUE = re.compile(r'\{\{-?\s*(?:\.([A-Za-z_]\w*)|\(?index \. "([-.\w]+)"\)?)\s*(\|[\w"\s|]*)?-?\}\}')
 _PARTS = {
     "b64dec|pkcs12cert": "tls.crt",
     "b64dec|pkcs12key": "tls.key",
@@ -18,7 +19,7 @@ _PARTS = {
     'filterPEM"PRIVATEKEY"': "tls.key",
 }
 _NOTHING = ("", "toString")
-# Templates of that form are shorter. The time of the regular expression grows faster than the text.
+# Templates of that form are shorter.
 _MAX_TEXT = 500
 
 
@@ -36,7 +37,7 @@ def parse(text: str) -> TemplateValue | None:
     # Spaces and line breaks around a PEM have no effect, but in other values they do.
     for given, exact in ((text, True), (text.strip(), False)):
         if match := _VALUE.fullmatch(given):
-            functions = re.sub(r"\s", "", match[3]).removeprefix("|")
+            functions = re.sub(r"\s", "", match[3] or "").removeprefix("|")
             key = match[1] or match[2]
             if functions in _PARTS:
                 return TemplateValue(key, _PARTS[functions])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.unit.cli.migrate.operators.mutations import VALUES, list_places, muta
 from tools.cli.migrate import migrate
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators.external_secrets import migrate as convert
+from tools.cli.migrate.operators.external_secrets_template import parse as parse_template
 from tools.cli.migrate.operators.report import EXTERNAL_SECRETS, report
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 
@@ -95,6 +97,13 @@ def test_template_that_only_renames_keys_is_converted(template_data: dict[str, s
         make_store(), make_external_secret(make_key("a", "x"), target={"template": {"data": template_data}})
     )
     assert get_spec(found)["objects"][0]["mapping"] == wanted
+
+
+def test_template_with_many_pipes_does_not_backtrack() -> None:
+    text = "{{ .a" + " |  a  a " * 7 + "!}}"
+    started = time.process_time()
+    assert parse_template(text) is None
+    assert time.process_time() - started < 1
 
 
 def test_template_that_merges_keeps_the_other_keys() -> None:
