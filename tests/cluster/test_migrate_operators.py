@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,45 @@ def test_external_secrets_are_migrated_beside_the_old_secrets(
     assert list_left(space, "externalsecret") == ""
     eventually(lambda: space.secret_values("db"), lambda found: not found)
     assert space.secret_values("db-akv") == {"k": canary_value("1")}
+
+
+def delete_sources(space: Namespace, parent: str) -> None:
+    """Act as External Secrets from 0.20 on when a ClusterExternalSecret is deleted: delete its ExternalSecrets."""
+    deleted_at = ("--output", "jsonpath={.metadata.deletionTimestamp}")
+    eventually(lambda: space.kubectl("get", "clusterexternalsecret", parent, *deleted_at), bool)
+    space.kubectl("delete", "externalsecret", "db", "--wait=false")
+    space.kubectl(
+        "patch", "clusterexternalsecret", parent, "--type=merge", "--patch", '{"metadata":{"finalizers":null}}'
+    )
+
+
+def test_secret_of_a_cluster_external_secret_stays(space: Namespace, other_kinds: None, tmp_path: Path) -> None:
+    space.set_secret("a", "1")
+    parent = make_external_secret(f"of-{space.name}", {})
+    child = make_external_secret("db", {"k": {"key": "a"}})
+    parent |= {
+        "kind": "ClusterExternalSecret",
+        "spec": {
+            "namespaces": [space.name],
+            "externalSecretName": "db",
+            "externalSecretSpec": child["spec"],
+        },
+    }
+    parent["metadata"]["finalizers"] = ["externalsecrets.external-secrets.io/clusterexternalsecret-cleanup"]
+    space.apply(make_store(space), child, parent)
+    before = make_secret(space, "externalsecret/db", "db", {"k": "1"})
+    report = run_migrate(space, out := tmp_path / "out",
+                         *("external-secrets", "--client-id", space.client, "--tenant-id", TENANT))  # fmt: skip
+    run_stage(space, out, report, "4. Apply")
+    space.wait_reason("db", Reason.LABEL_ERROR)
+    with ThreadPoolExecutor() as threads:
+        operator = threads.submit(delete_sources, space, parent["metadata"]["name"])
+        run_stage(space, out, report, "6. Take the Secrets over")
+        operator.result()
+    run_stage(space, out, report, "7. Verify")
+    assert space.get("secret", "db")["metadata"]["uid"] == before["uid"]
+    assert list_left(space, "externalsecret") == ""
+    space.wait_secret("db", {"k": "1"})
 
 
 def make_vault_secret(space: Namespace, source: str, key: str, **output: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tools.local_cluster import ControlPlane
 KINDS = {
     "external-secrets.io": (
         ("ExternalSecret", "externalsecrets", ("v1beta1", "v1")),
+        ("ClusterExternalSecret", "clusterexternalsecrets", ("v1beta1", "v1")),
         ("SecretStore", "secretstores", ("v1beta1", "v1")),
     ),
     "spv.no": (("AzureKeyVaultSecret", "azurekeyvaultsecrets", ("v1", "v2beta1")),),
@@ -27,7 +28,7 @@ def make_crd(group: str, kind: str, plural: str, versions: tuple[str, ...]) -> d
         "spec": {
             "group": group,
             "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "scope": "Namespaced",
+            "scope": "Cluster" if kind.startswith("Cluster") else "Namespaced",
             "versions": [
                 {"name": name, "served": True, "storage": name == versions[-1], "schema": schema} for name in versions
             ],

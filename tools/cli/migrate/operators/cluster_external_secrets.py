@@ -22,7 +22,12 @@ def expand(
         if each["kind"] == "Namespace" and any(_selector_matches(selector, each) for selector in selectors):
             names.add(each["metadata"]["name"])
     if selectors:
-        result.note(about, "it selects namespaces by label: each namespace that is created later needs an AKVSync")
+        result.note(
+            about,
+            "it selects namespaces by label: each namespace that is created later needs an AKVSync. Before you delete"
+            " it, compare its status.provisionedNamespaces with this report: in other namespaces, its deletion deletes"
+            " the Secrets",
+        )
     wanted = sorted(name for name in names if kube_names.is_namespace(name))
     if not wanted:
         result.note(

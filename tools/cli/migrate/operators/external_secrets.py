@@ -30,6 +30,7 @@ from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, Secr
 
 T = TypeVar("T", ExternalSecret, ClusterExternalSecret)
 _RETAIN = '{"spec":{"target":{"deletionPolicy":"Retain"}}}'
+_RETAIN_ALL = '{"spec":{"externalSecretSpec":{"target":{"deletionPolicy":"Retain"}}}}'
 _KEEPS = "this controller keeps the last value when an object is deleted from the vault"
 # Objects of the operator that have no counterpart, and the alternative.
 _PUSHED = "this controller only reads the vault: write into it with az, Terraform or the program that makes the value"
@@ -53,8 +54,8 @@ def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> Conversi
     stores.describe()
     taken = wanted_secrets.taken_names(objects)
     made: dict[tuple[str, str], str] = {}
-    children: dict[SourceObject, set[tuple[str, str]]] = {}
-    externals = list(_external_secrets(objects, result, children))
+    parents: dict[tuple[str, str], SourceObject] = {}
+    externals = list(_external_secrets(objects, result, parents))
     names = {(namespace_of(source), _secret_name(source, external)) for source, external in externals}
     for source, external in externals:
         about = qualified_name(source)
@@ -75,12 +76,15 @@ def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> Conversi
         made[secret.namespace, secret.name] = about
         names.add((given.namespace, given.name))
         result.read_by(secret)
+        parent = parents.get((origin.namespace, origin.name))
+        retain = _RETAIN_ALL if parent else _RETAIN
         takeover = SecretTakeover(
             secret.namespace,
             secret.name,
             given.name,
             (origin,),
-            prepare=_RETAIN if external.spec.target.deletion_policy == "Delete" else "",
+            parent=parent,
+            prepare=retain if external.spec.target.deletion_policy == "Delete" else "",
         )
         if secret.lost:
             result.note_lost(about, given.name, secret)
@@ -88,8 +92,6 @@ def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> Conversi
             result.partial.append(takeover)
         else:
             result.takeovers.append(takeover)
-    moved = {(source.namespace, source.name) for each in result.takeovers for source in each.sources}
-    result.parents.extend(parent for parent, names in children.items() if names & moved)
     return result
 
 
@@ -113,11 +115,11 @@ def _api_group(manifest: Manifest) -> str:
 
 
 def _external_secrets(
-    objects: list[Manifest], result: ConversionResult, children: dict[SourceObject, set[tuple[str, str]]]
+    objects: list[Manifest], result: ConversionResult, parents: dict[tuple[str, str], SourceObject]
 ) -> Iterator[tuple[Manifest, ExternalSecret]]:
     """Yield every ExternalSecret of the input, and those of a ClusterExternalSecret that the input lacks.
 
-    Add the namespaces and names of the ExternalSecrets of each ClusterExternalSecret to `children`.
+    Add the ClusterExternalSecret of each ExternalSecret to `parents`, by namespace and name.
     """
     seen: set[tuple[str, str]] = set()
     for each in objects:
@@ -139,10 +141,10 @@ def _external_secrets(
         if each["kind"] == "ClusterExternalSecret" and _api_group(each) == GROUP:
             if (cluster := _read_manifest(each, ClusterExternalSecret, result)) is None:
                 continue
-            own = children.setdefault(SourceObject("clusterexternalsecret", "", each["metadata"]["name"]), set())
+            parent = SourceObject("clusterexternalsecret", "", each["metadata"]["name"])
             for source, external in cluster_external_secrets.expand(each, cluster, objects, result):
                 where = (namespace_of(source), source["metadata"]["name"])
-                own.add(where)
+                parents.setdefault(where, parent)
                 if where not in seen:
                     seen.add(where)
                     yield source, external

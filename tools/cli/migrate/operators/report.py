@@ -127,7 +127,7 @@ def _takeover_lines(found: ConversionResult, operator: OperatorTexts) -> Iterato
         yield from _command_block(
             [
                 *map(_wait_for, beside),
-                *_parent_commands(found),
+                *_delete_parents(found),
                 *(line for each in beside for line in _delete_command(each, orphan=False)),
             ]
         )
@@ -145,18 +145,38 @@ def _in_place_lines(found: ConversionResult, operator: OperatorTexts) -> Iterato
         yield from ("", operator.before)
         yield from _command_block(list(operator.before_commands))
     yield from _command_block(
-        _parent_commands(found)
+        _parent_commands(found, operator)
         + [
             line
             for each in found.takeovers
-            for line in (*_prepare_command(each), *_delete_command(each, orphan=True), _adopt_command(each, operator))
+            for line in (
+                *([] if each.parent else _prepare_command(each)),
+                *_delete_command(each, orphan=True),
+                _adopt_command(each, operator),
+            )
         ]
     )
 
 
-def _parent_commands(found: ConversionResult) -> list[str]:
-    """Return the commands that delete what would create the sources again."""
-    return [_delete_source(each, orphan=True) for each in found.parents]
+def _parent_commands(found: ConversionResult, operator: OperatorTexts) -> list[str]:
+    """Return the commands that delete what would create the sources again.
+
+    External Secrets from 0.20 on then deletes the sources, and the garbage collector deletes each Secret that has no
+    other owner. Therefore the SecretSyncs become owners first.
+    """
+    children = [each for each in found.takeovers if each.parent]
+    retained = [each for each in children if each.prepare]
+    return [
+        *dict.fromkeys(line for each in retained for line in _prepare_command(each)),
+        *(_wait_for_retain(source) for each in retained for source in each.sources),
+        *(_adopt_command(each, operator) for each in children),
+        *_delete_parents(found),
+    ]
+
+
+def _delete_parents(found: ConversionResult) -> list[str]:
+    parents = sorted({each.parent for each in found.takeovers if each.parent})
+    return [_delete_source(each, orphan=True) for each in parents]
 
 
 def _partial_lines(found: ConversionResult, operator: OperatorTexts) -> Iterator[str]:
@@ -200,22 +220,31 @@ def _command_block(lines: list[str]) -> Iterator[str]:
 def _prepare_command(takeover: SecretTakeover) -> list[str]:
     if not takeover.prepare:
         return []
+    changed = [takeover.parent] if takeover.parent else takeover.sources
     return [
-        command(
-            *("kubectl", "patch", each.kind, each.name, "--namespace", each.namespace),
-            *("--type=merge", "--patch", takeover.prepare),
-        )
-        for each in takeover.sources
+        command("kubectl", "patch", each.kind, each.name, *_at(each), "--type=merge", "--patch", takeover.prepare)
+        for each in changed
     ]
 
 
+def _wait_for_retain(source: SourceObject) -> str:
+    wanted = "--for=jsonpath={.spec.target.deletionPolicy}=Retain"
+    return command("kubectl", "wait", f"{source.kind}/{source.name}", *_at(source), wanted, "--timeout=60s")
+
+
 def _delete_command(takeover: SecretTakeover, *, orphan: bool) -> list[str]:
-    return [_delete_source(each, orphan=orphan) for each in takeover.sources]
+    # The deletion of the parent can have deleted the sources.
+    gone = ("--ignore-not-found",) if takeover.parent else ()
+    return [_delete_source(each, *gone, orphan=orphan) for each in takeover.sources]
 
 
-def _delete_source(source: SourceObject, *, orphan: bool) -> str:
-    at = ("--namespace", source.namespace) if source.namespace else ()
-    return command("kubectl", "delete", source.kind, source.name, *at, *(("--cascade=orphan",) if orphan else ()))
+def _delete_source(source: SourceObject, *flags: str, orphan: bool) -> str:
+    cascade = ("--cascade=orphan",) if orphan else ()
+    return command("kubectl", "delete", source.kind, source.name, *_at(source), *cascade, *flags)
+
+
+def _at(source: SourceObject) -> tuple[str, ...]:
+    return ("--namespace", source.namespace) if source.namespace else ()
 
 
 def _adopt_command(takeover: SecretTakeover, operator: OperatorTexts) -> str:

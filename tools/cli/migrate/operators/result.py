@@ -31,13 +31,15 @@ class SecretTakeover(msgspec.Struct, frozen=True, order=True):
     """A Secret that gets another controller, and the objects of the other operator that generate it today.
 
     `new_name` is the name of this controller's Secret. It is the same name if the Secret is taken over in place.
-    `prepare` is a merge patch for the sources, to apply before they are deleted.
+    `parent` is an object that would create the sources again, and is deleted first. `prepare` is a merge patch for the
+    parent, or else for the sources, to apply before the deletion.
     """
 
     namespace: str
     name: str
     new_name: str
     sources: tuple[SourceObject, ...]
+    parent: SourceObject | None = None
     prepare: str = ""
 
 
@@ -56,8 +58,6 @@ class ConversionResult(msgspec.Struct, frozen=True):
     """Secrets of which some keys are in a Secret beside it. The other operator continues to write them."""
     remaining: list[SourceObject] = msgspec.field(default_factory=list)
     """Objects that the other operator still serves after the migration."""
-    parents: list[SourceObject] = msgspec.field(default_factory=list)
-    """Objects of the other operator that would create the sources again. They are deleted first."""
 
     def read_by(self, secret: WantedSecret) -> None:
         """Record the roles that the reader of a Secret needs."""

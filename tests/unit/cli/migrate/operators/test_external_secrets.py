@@ -645,7 +645,7 @@ def test_cluster_external_secret_becomes_one_akvsync_per_namespace(spec: Any, wa
     ]
     found = run_migration(*objects, client_id=CLIENT)
     assert [each["metadata"]["namespace"] for each in found.manifests] == wanted
-    assert [each.name for each in found.parents] == (["all"] if wanted else [])
+    assert {each.parent.name for each in found.takeovers if each.parent} == ({"all"} if wanted else set())
     if not wanted:
         assert "its namespaces are not known" in join_notes(found)
     elif "namespaceSelector" in spec:
@@ -683,6 +683,29 @@ def test_cluster_external_secret_cannot_recreate_external_secrets() -> None:
         assert parent < page.index("kubectl delete externalsecret all --namespace one")
         if beside:
             assert page.index("kubectl wait secretsync/all-akv --namespace two") < parent
+        else:
+            assert page.index("kubectl patch secret all --namespace two") < parent
+
+
+def test_deletion_of_a_cluster_external_secret_deletes_no_secret() -> None:
+    # From 0.20 on, External Secrets deletes the ExternalSecrets itself, and their Secrets if deletionPolicy is Delete.
+    whole = make_cluster_external_secret(namespaces=["one", "two"])
+    whole["spec"]["externalSecretSpec"]["target"] = {"deletionPolicy": "Delete"}
+    found = run_migration(make_store("ClusterSecretStore", tenantId=TENANT), whole, client_id=CLIENT)
+    page = report(found, EXTERNAL_SECRETS, "")
+    steps = [
+        "kubectl patch clusterexternalsecret all --type=merge --patch "
+        """'{"spec":{"externalSecretSpec":{"target":{"deletionPolicy":"Retain"}}}}'""",
+        "kubectl wait externalsecret/all --namespace one '--for=jsonpath={.spec.target.deletionPolicy}=Retain'",
+        "kubectl wait externalsecret/all --namespace two '--for=jsonpath={.spec.target.deletionPolicy}=Retain'",
+        "kubectl patch secret all --namespace one",
+        "kubectl patch secret all --namespace two",
+        "kubectl delete clusterexternalsecret all --cascade=orphan",
+        "kubectl delete externalsecret all --namespace one --cascade=orphan --ignore-not-found",
+    ]
+    assert [page.index(step) for step in steps] == sorted(page.index(step) for step in steps)
+    assert "kubectl patch externalsecret" not in page
+    assert page.count("kubectl patch clusterexternalsecret") == 1
 
 
 def test_external_secret_of_a_cluster_external_secret_is_converted_once() -> None:

@@ -35,7 +35,10 @@ COMMANDS = [
         r"helm install NAME \./chart --namespace NAME --create-namespace",
         r"kubectl apply --filename manifests\.yaml",
         r"kubectl (patch|delete) (externalsecret|azurekeyvaultsecret|clusterexternalsecret) NAME( --namespace NAME)?"
-        r"( --type=merge --patch \{\"spec\":\{\"target\":\{\"deletionPolicy\":\"Retain\"\}\}\}| --cascade=orphan)?",
+        r"( --type=merge --patch \{\"spec\":\{(\"externalSecretSpec\":\{)?\"target\":\{\"deletionPolicy\":\"Retain\"\}+"
+        r"| --cascade=orphan)?( --ignore-not-found)?",
+        r"kubectl wait externalsecret/NAME --namespace NAME --for=jsonpath=\{\.spec\.target\.deletionPolicy\}=Retain"
+        r" --timeout=60s",
         r"kubectl patch secret NAME --namespace NAME --type=merge --patch \{\"metadata\":\{.*"
         r"\"ownerReferences\":\[\{\"apiVersion\":\"secret-sync\.x-k8s\.io/v1alpha1\",\"kind\":\"SecretSync\","
         r"\"name\":\"NAME\",\"uid\":\"\$\(kubectl get secretsync NAME --namespace NAME --output"
