@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,30 @@ def run_tool(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
 )
 def test_tool_ends_with_an_exit_code_and_at_most_one_line(body: str, code: int, message: str) -> None:
     assert run_tool(body) == (code, message)
+
+
+def run_script(folder: Path, body: str, *arguments: str) -> tuple[int, str, str]:
+    """Return exit code, stdout and stderr of tools/run with a module of that body. It runs this Python."""
+    (folder / "slow.py").write_text(body)
+    (folder / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "run", folder / "tools" / "run")
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (folder / "Makefile").write_text(".venv/ready:\n\t@touch .venv/ready\n")
+    (folder / "tools" / "cli").symlink_to(ROOT / "tools" / "cli")
+    command = [str(folder / "tools" / "run"), "slow", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_ctrl_c_during_the_imports_ends_in_one_line(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "raise KeyboardInterrupt") == (130, "", "\nstopped\n")
+
+
+def test_launched_module_has_its_name_and_arguments(tmp_path: Path) -> None:
+    body = "import sys; print(__name__, sys.argv[1:]); sys.exit(3)"
+    assert run_script(tmp_path, body, "--flag", "slow") == (3, "__main__ ['--flag', 'slow']\n", "")
 
 
 @pytest.mark.parametrize("text", ["'few'", "'much ' * 100_000"])
