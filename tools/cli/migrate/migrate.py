@@ -7,7 +7,7 @@ adopt.py have the subcommands `from-sse` and `adopt`, operators/ has `external-s
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.domain.provider_class import CLIENT
 from tools.cli import releases
-from tools.cli.common import command, kube_names, printable, templating
+from tools.cli.common import command, kube_names, printable
 from tools.cli.common.command import BadInput
 from tools.cli.common.kube_client import Object, OperatorKubeClient, connect
 from tools.cli.migrate import akvsyncs, migration, sse_ownership, workloads
@@ -26,9 +26,10 @@ from tools.cli.migrate.adopt import adopt_secrets
 from tools.cli.migrate.common import list_syncs, name_of, parse_syncs, print_line, secret_metadata, secret_path
 from tools.cli.migrate.manifests import load_manifests
 from tools.cli.migrate.migration import Migration, MigrationOptions
-from tools.cli.migrate.migration_report import MANIFESTS, format_report, patch_file, syncs_of
+from tools.cli.migrate.migration_report import format_report, syncs_of
 from tools.cli.migrate.objects import Manifest, MigrationNote, qualified_name
 from tools.cli.migrate.operators import command as operators_command
+from tools.cli.migrate.results import to_documents, write_results
 from tools.cli.migrate.takeover import from_sse, read_values
 from tools.cli.releases import ControllerRelease, ReleaseChoice
 
@@ -98,21 +99,6 @@ def combine_into_akvsyncs(found: Migration) -> Migration:
     return msgspec.structs.replace(found, manifests=manifests, notes=notes)
 
 
-def write_files(found: Migration, issuer: str, folder: Path) -> None:
-    """Write the files of a migration into a folder that is new or empty. Raise `BadInput` for another folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"--output {folder} exists and is not an empty folder")
-    (folder / "patches").mkdir(parents=True)
-    (folder / MANIFESTS).write_text(_to_documents(found.manifests))
-    for patch in found.patches:
-        (folder / patch_file(patch)).write_text(templating.to_ascii_yaml(patch))
-    (folder / "REPORT.md").write_text(format_report(found, issuer))
-
-
-def _to_documents(manifests: Iterable[Manifest]) -> str:
-    return "---\n".join(map(templating.to_ascii_yaml, manifests))
-
-
 def _read_files(args: argparse.Namespace) -> list[Manifest]:
     """Return the objects in the files of `tools/migrate csi`."""
     if args.cluster == bool(args.files):
@@ -133,13 +119,14 @@ async def migrate_csi(args: argparse.Namespace) -> int:
         found = combine_into_akvsyncs(found)
     issuer = args.issuer or issuer
     if args.output:
-        await asyncio.to_thread(write_files, found, issuer, args.output)
+        page = format_report(found, issuer)
+        await asyncio.to_thread(write_results, args.output, found.manifests, found.patches, page)
         print_line(
             f"{len(found.manifests)} manifests, {len(found.patches)} patches:"
             f" {args.output}/REPORT.md has the next steps"
         )
     else:
-        print(_to_documents([*found.manifests, *found.patches]), end="")
+        print(to_documents([*found.manifests, *found.patches]), end="")
         print(format_report(found, issuer), file=sys.stderr)
     return 1 if found.notes else 0
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from controller.runtime import bounded_yaml
-from tools.cli.common import command, helm, kube_names, printable
+from tools.cli.common import command, helm, kube_names, output_files, printable
 from tools.cli.render import values_file
 from tools.local_cluster.programs.versions import DEFAULT_KUBERNETES
 
@@ -184,9 +184,7 @@ def write(manifests: Sequence[RenderedObject], folder: Path, *, force: bool) -> 
     for path in present:
         if path.name in wanted.keys() - ours:
             raise helm.BadValues([f"--output {folder}: {path.name} is in the way; tools/render did not write it"])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in wanted.items():
-        (folder / name).write_text(text)
+    output_files.write(folder, wanted)
     for name in ours - wanted.keys():
         (folder / name).unlink()
 

@@ -20,6 +20,7 @@ from tools.cli.migrate import migrate
 from tools.cli.migrate.migration import Migration
 from tools.cli.migrate.migration_report import format_report
 from tools.cli.migrate.objects import Manifest
+from tools.cli.migrate.results import write_results
 
 COMMAND = re.compile(r"(kubectl|az|helm|tools/doctor) ")
 
@@ -153,7 +154,8 @@ def test_patch_file_of_long_names_has_a_valid_file_name(tmp_path: Path) -> None:
     spc, web = make_class(), make_workload(name="w" * 253)
     for each in (spc, web):
         each["metadata"]["namespace"] = "n" * 63
-    migrate.write_files(migrate_manifests(spc, web), "", tmp_path / "out")
+    found = migrate_manifests(spc, web)
+    write_results(tmp_path / "out", found.manifests, found.patches, format_report(found, ""))
     (patch,) = (tmp_path / "out" / "patches").iterdir()
     assert patch.name in (tmp_path / "out" / "REPORT.md").read_text()
 

@@ -12,16 +12,16 @@ from controller import errors
 from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.domain.provider_class import TENANT
-from tools.cli.common import printable, templating
+from tools.cli.common import printable
 from tools.cli.common.command import BadInput
 from tools.cli.common.kube_client import OperatorKubeClient, connect
-from tools.cli.migrate.migration_report import MANIFESTS, patch_file
 from tools.cli.migrate.objects import Manifest, MigrationNote
 from tools.cli.migrate.operators import akv2k8s, akv2k8s_kinds, external_secrets, external_secrets_kinds
 from tools.cli.migrate.operators import report as reports
 from tools.cli.migrate.operators.foreign_manifests import ForeignObjects, load
 from tools.cli.migrate.operators.report import OperatorTexts, report
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
+from tools.cli.migrate.results import to_documents, write_results
 
 _EPILOG = """\
 A Secret becomes an AKVSync with the name of the object that generates the Secret today. It becomes a
@@ -191,11 +191,11 @@ async def run(args: argparse.Namespace) -> int:
         result.note(note.about, note.text)
     page = report(result, tool.operator, issuer)
     if args.output:
-        await asyncio.to_thread(_write_files, result, page, args.output)
+        await asyncio.to_thread(write_results, args.output, result.manifests, result.patches, page)
         counts = f"{len(result.manifests)} manifests, {len(result.patches)} patches, {len(result.notes)} notes"
         print(printable.line(f"{counts}: read {args.output}/REPORT.md"))
     else:
-        print(_to_documents([*result.manifests, *result.patches]), end="")
+        print(to_documents([*result.manifests, *result.patches]), end="")
         print(page, file=sys.stderr)
     return 1 if result.notes else 0
 
@@ -238,18 +238,3 @@ async def _read_issuer(caller: OperatorKubeClient) -> str:
         return str((await caller.get_object("/.well-known/openid-configuration"))["issuer"])
     except (errors.KubeError, KeyError):
         return ""
-
-
-def _to_documents(manifests: Iterable[Manifest]) -> str:
-    return "---\n".join(map(templating.to_ascii_yaml, manifests))
-
-
-def _write_files(result: ConversionResult, page: str, folder: Path) -> None:
-    """Write the files of a migration into a folder that is new or empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"--output {folder} exists and is not an empty folder")
-    (folder / "patches").mkdir(parents=True)
-    (folder / MANIFESTS).write_text(_to_documents(result.manifests))
-    for patch in result.patches:
-        (folder / patch_file(patch)).write_text(templating.to_ascii_yaml(patch))
-    (folder / "REPORT.md").write_text(page)
