@@ -75,6 +75,7 @@ def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> M
         if each.get("kind") == SecretSync.kind
     }
     result = Migration([], [], [], [], [])
+    names = _list_names(classes)
     secrets: dict[tuple[str, str], tuple[str, list[MountedFile]]] = {}
     for source in classes:
         if (provider := source.get("spec", {}).get("provider")) != "azure":
@@ -85,7 +86,7 @@ def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> M
         key = (namespace_of(source), source["metadata"]["name"])
         own = [mount for mount in mounts if mount.class_key == key]
         if own or key not in moved:
-            secrets[key] = _migrate_class(source, own, options, result)
+            secrets[key] = _migrate_class(source, own, options, result, names)
     for workload in {qualified_name(mount.workload): mount.workload for mount in mounts}.values():
         own = [mount for mount in mounts if mount.workload is workload]
         if (patch := build_patch(workload, own, secrets, result.notes)) is not None:
@@ -94,8 +95,27 @@ def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> M
     return result
 
 
+class _TakenNames(NamedTuple):
+    """The classes by namespace and name, and the class whose secretObject has each Secret's name."""
+
+    classes: Mapping[tuple[str, str], Manifest]
+    secrets: Mapping[tuple[str, str], str]
+
+
+def _list_names(classes: Iterable[Manifest]) -> _TakenNames:
+    names: dict[tuple[str, str], Manifest] = {}
+    secrets: dict[tuple[str, str], str] = {}
+    for each in classes:
+        where, name = namespace_of(each), str(each["metadata"]["name"])
+        names[where, name] = each
+        spec = each.get("spec", {})
+        for wanted in (spec.get("secretObjects") or []) if spec.get("provider") == "azure" else []:
+            secrets.setdefault((where, str(wanted.get("secretName", ""))), name)
+    return _TakenNames(names, secrets)
+
+
 def _migrate_class(
-    source: Manifest, mounts: Sequence[CsiMount], options: MigrationOptions, result: Migration
+    source: Manifest, mounts: Sequence[CsiMount], options: MigrationOptions, result: Migration, names: _TakenNames
 ) -> tuple[str, list[MountedFile]]:
     """Add the edited class and its SecretSyncs to the result.
 
@@ -114,6 +134,11 @@ def _migrate_class(
         edited["metadata"]["name"] = name
         edited["spec"] = source["spec"]
     else:
+        # Another class with this name would be overwritten. An equal one comes from an earlier run.
+        while (other := names.classes.get((namespace_of(source), edited["metadata"]["name"]))) and (
+            _parse_class(other) != understood
+        ):
+            edited["metadata"]["name"] += SUFFIX
         say(
             f"the class {edited['metadata']['name']} is created beside it, so that mounts work until their workloads"
             " are patched; delete this class at the end"
@@ -125,7 +150,10 @@ def _migrate_class(
     keys = {file.path: file.key for file in files}
     syncs = []
     for wanted in source["spec"].get("secretObjects") or []:
-        if (sync := _convert_secret_object(wanted, edited, account, keys, say)) is not None:
+        first = names.secrets[namespace_of(source), str(wanted.get("secretName", ""))]
+        if first != name:
+            say(f"secretObject {wanted.get('secretName')} is left out: SecretProviderClass {first} makes this Secret")
+        elif (sync := _convert_secret_object(wanted, edited, account, keys, say)) is not None:
             syncs.append(sync)
             result.replaced.append(f"{namespace_of(source)}/{sync['metadata']['name']}")
     if not mounts and syncs:
@@ -133,8 +161,9 @@ def _migrate_class(
         return "", []
     secret = _sync_with_all(syncs, files)
     if secret is None:
-        taken = {sync["metadata"]["name"] for sync in syncs}
-        secret = name if name not in taken else f"{name}-files"
+        secret = name
+        while (where := (namespace_of(source), secret)) in names.secrets or (secret != name and where in names.classes):
+            secret += "-files"
         data = [{"sourcePath": file.path, "targetKey": file.key} for file in files]
         syncs.append(_make_sync(secret, edited, account, {"type": DEFAULT_TYPE, "data": data}))
     else:

@@ -128,6 +128,29 @@ def test_secret_that_has_every_file_is_mounted_itself() -> None:
     assert volume["secret"] == {"secretName": "db", "items": [{"key": "password", "path": "db-password"}]}
 
 
+def test_classes_of_one_namespace_make_different_secrets() -> None:
+    wanted = [{"secretName": name, "type": "Opaque", "data": DATA} for name in ("db", "same")]
+    found = migrate_manifests(
+        make_class(name="db"),
+        make_class(name="db-files"),
+        make_class("objectName: db-password", name="web", secret_objects=wanted),
+        make_class("objectName: db-password", name="web2", secret_objects=wanted[1:]),
+    )
+    syncs = select_kind(found, "SecretSync")
+    made = {each["metadata"]["name"]: each["spec"]["secretProviderClassName"] for each in syncs}
+    assert made == {"db-files-files": "db", "db-files": "db-files", "db": "web", "same": "web", "web2": "web2"}
+    assert len(syncs) == len(made)
+    assert "web2: secretObject same is left out: SecretProviderClass web makes this Secret" in join_notes(found)
+
+
+@pytest.mark.parametrize(("vault", "name"), [("other", "db-akv-akv"), ("", "db-akv")])
+def test_edited_class_does_not_replace_another_one(vault: str, name: str) -> None:
+    old = make_class(name="db", usePodIdentity="true")
+    beside = make_class(name="db-akv", **({"keyvaultName": vault} if vault else {}))
+    made = select_kind(migrate_manifests(old, beside), "SecretProviderClass")
+    assert made[0]["metadata"]["name"] == name
+
+
 def test_secret_with_the_name_of_its_class_causes_no_collision() -> None:
     tls = {"secretName": "app", "type": "kubernetes.io/tls", "data": [{"objectName": "a", "key": "tls.crt"}]}
     found = migrate_manifests(make_class(secret_objects=[tls]), make_workload())
