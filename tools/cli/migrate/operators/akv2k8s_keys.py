@@ -49,8 +49,10 @@ def entries(source: AzureKeyVaultSecret) -> Iterator[SecretEntry]:
     name = _object_name(found)
     match found.type:
         case "secret" | "certificate" if kind == TLS_TYPE:
+            # akv2k8s transforms no certificates.
+            encoding = _encoding_of(source) if found.type == "secret" else ""
             for part in PEM_PARTS:
-                yield SecretEntry(key=part, object=name, version=version, part=part)
+                yield SecretEntry(key=part, object=name, version=version, part=part, encoding=encoding)
             return
         case "secret":
             encoding = _encoding_of(source)

@@ -136,6 +136,17 @@ def test_base64_transform_becomes_an_encoding(given: Manifest) -> None:
     assert made["mapping"] == [{"dataKey": "k", "secretInAKV": "x", "encoding": "base64"}]
 
 
+def test_transform_before_a_certificate_is_kept() -> None:
+    tls = make_output(type="kubernetes.io/tls")
+    (made,) = run_migration(make_source(secret=tls, transform=["base64decode"])).manifests
+    assert [each["encoding"] for each in made["spec"]["objects"][0]["mapping"]] == ["base64", "base64"]
+    found = run_migration(make_source(secret=tls, transform=["base64encode"]))
+    assert "the transforms base64encode have no counterpart" in join_notes(found)
+    # akv2k8s transforms only secrets.
+    (made,) = run_migration(make_source("certificate", secret=tls, transform=["base64encode"])).manifests
+    assert "encoding" not in str(made)
+
+
 def test_multi_key_value_is_expanded() -> None:
     (made,) = run_migration(make_source("multi-key-value-secret", secret=make_output())).manifests[0]["spec"]["objects"]
     assert made == {"kubernetesSecretName": "s", "secretInAKV": "x", "expand": True}
