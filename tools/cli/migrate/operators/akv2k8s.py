@@ -56,6 +56,8 @@ def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> Conversi
     for each in objects:
         if each["kind"] in TEMPLATES and not each["metadata"].get("ownerReferences"):
             making.workload(each)
+        elif each["kind"] not in (*TEMPLATES, KIND):
+            making.other(each)
     making.injected()
     return result
 
@@ -91,6 +93,8 @@ class _SecretConversion:
             for (where, _), each in sources.items()
             if each.spec.output.secret.name
         }
+        # AzureKeyVaultSecrets whose values are injected through objects that are not converted.
+        self._used: set[tuple[str, str]] = set()
         # The keys that each new Secret needs for injected values, by namespace and name of the AzureKeyVaultSecret.
         self.read: dict[tuple[str, str], dict[str, SecretEntry]] = {}
 
@@ -246,6 +250,16 @@ class _SecretConversion:
             # A strategic merge patch finds the variable by its name; null removes its old value.
             yield {"name": name, "value": None, "valueFrom": {"secretKeyRef": key_ref}}
 
+    def other(self, manifest: Manifest) -> None:
+        """Add a note for each value that the env-injector injects through an object that is not converted."""
+        for text in sorted(_find_injected(manifest)):
+            self._result.note(
+                qualified_name(manifest),
+                f"{text} in it stays, because this kind is not converted: write an AKVSync for the value, and let the"
+                " workload read its Secret",
+            )
+            self._used.add((namespace_of(manifest), text.partition("@")[0]))
+
     def _injected_name(self, where: str, source: str) -> str:
         """Return the name of the new Secret. Another Secret can have the AzureKeyVaultSecret's name already."""
         return source if (where, source) not in self._names else f"{source}-env"
@@ -267,12 +281,20 @@ class _SecretConversion:
             self._add_secret(self._injected_secret(where, name, list(entries.values())))
         for (where, name), each in self._sources.items():
             output = each.spec.output
-            if not (output.secret.name or output.config_map.name or (where, name) in self.read):
+            is_used = (where, name) in self.read or (where, name) in self._used
+            if not (output.secret.name or output.config_map.name or is_used):
                 self._result.note(
                     f"{KIND} {where}/{name}",
-                    "writes no Secret, and no workload among the manifests uses its value: add the workloads, or"
-                    " delete it",
+                    "writes no Secret, and no workload among the manifests uses its value: add the workloads, and the"
+                    " ConfigMaps of their environment, or delete it",
                 )
+
+
+def _find_injected(value: Any) -> set[str]:
+    """Return the texts in an object that the env-injector replaces."""
+    if isinstance(value, dict | list):
+        return set().union(*map(_find_injected, value.values() if isinstance(value, dict) else value))
+    return {value} if isinstance(value, str) and _INJECTED.fullmatch(value) else set()
 
 
 def _pod_spec(manifest: Manifest) -> Manifest:

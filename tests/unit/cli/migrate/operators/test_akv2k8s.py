@@ -296,6 +296,22 @@ def test_variable_that_cannot_be_converted_is_explained(given: Manifest, value: 
     assert words in join_notes(found)
 
 
+@pytest.mark.parametrize("kind", ["ConfigMap", "Rollout"])
+def test_value_that_is_injected_elsewhere_is_reported(kind: str) -> None:
+    other = {
+        "apiVersion": "v1",
+        "kind": kind,
+        "metadata": {"name": "env", "namespace": "shop"},
+        "data": {"TOKEN": "db@azurekeyvault", "PLAIN": "plain"},
+        "spec": {"containers": [{"env": [{"name": "A", "value": "db@azurekeyvault?x"}]}]},
+    }
+    found = run_migration(make_source(), other)
+    assert [each.text.partition(" in it stays")[0] for each in sorted(found.notes)] == [
+        "db@azurekeyvault", "db@azurekeyvault?x",
+    ]  # fmt: skip
+    assert "delete it" not in join_notes(found)
+
+
 def test_controller_stops_before_a_source_is_deleted() -> None:
     page = report(run_migration(make_source(secret=make_output())), AKV2K8S, "")
     steps = [
