@@ -4,6 +4,7 @@ A Secret is taken over only with all of its keys, each with the same value: the 
 have no counterpart, the others become a Secret beside it. The notes have the reason and the best alternative for each.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import msgspec
 
 from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import DEFAULT_TYPE
+from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE
 from controller.domain import secret_limits
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
 from tools.cli.migrate.operators import cluster_external_secrets, foreign_manifests, wanted_secrets
@@ -31,6 +32,9 @@ from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, Secr
 T = TypeVar("T", ExternalSecret, ClusterExternalSecret)
 _RETAIN = '{"spec":{"target":{"deletionPolicy":"Retain"}}}'
 _RETAIN_ALL = '{"spec":{"externalSecretSpec":{"target":{"deletionPolicy":"Retain"}}}}'
+_KEY_FORM = "key {!r}: the private key has the same numbers, and perhaps another form of PEM"
+# A duration of Go that is zero: 0, 0s, 0h0m0s.
+_NO_INTERVAL = re.compile(r"0|(0(h|m|s|ms|us|ns))+")
 _KEEPS = "this controller keeps the last value when an object is deleted from the vault"
 # Objects of the operator that have no counterpart, and the alternative.
 _PUSHED = "this controller only reads the vault: write into it with az, Terraform or the program that makes the value"
@@ -186,15 +190,20 @@ def _convert_secret(external: ExternalSecret, source: Manifest, stores: StoreInd
         say(f"deletionPolicy {target.deletion_policy} has no counterpart: {_KEEPS}")
     if target.immutable:
         say("immutable has no counterpart: delete the Secret once, so that the controller can write new values")
-    if spec.refresh_policy not in ("", "Periodic") or str(spec.refresh_interval) in ("0", "0s"):
+    if target.creation_policy == "Orphan":
+        say("creationPolicy Orphan has no counterpart: the Secret is deleted with its AKVSync or SecretSync")
+    if spec.refresh_policy not in ("", "Periodic") or _NO_INTERVAL.fullmatch(str(spec.refresh_interval)):
         say("today the Secret is written once, or only on an edit: this controller updates it from the vault")
     if spec.sync_windows is not None:
         say("syncWindows has no counterpart: the next poll writes a changed value")
+    kind = (target.template.type if target.template else "") or DEFAULT_TYPE
+    if kind == TLS_TYPE and "tls.key" in keys.entries:
+        say(_KEY_FORM.format("tls.key"))
     labels, annotations = _convert_metadata(external, say)
     return WantedSecret(
         namespace=where,
         name=_secret_name(source, external),
-        type=(target.template.type if target.template else "") or DEFAULT_TYPE,
+        type=kind,
         labels=labels,
         annotations=annotations,
         entries=list(keys.entries.values()),
@@ -268,7 +277,7 @@ def _apply_template(
             continue
         entries[key] = msgspec.structs.replace(values[parsed.key], key=key, part=parsed.part)
         if parsed.part == "tls.key":
-            say(f"key {key!r}: the private key has the same numbers, and perhaps another form of PEM")
+            say(_KEY_FORM.format(key))
     return entries, lost
 
 

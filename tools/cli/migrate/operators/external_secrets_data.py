@@ -197,4 +197,9 @@ def _convert_object(ref: RemoteRef) -> str:
         raise InexpressibleSecret(
             f"it reads the properties of a part, a version or a decoded form of {ref.key!r}: map them one by one"
         )
+    if ref.conversion_strategy != "Default":
+        raise InexpressibleSecret(
+            f"conversionStrategy {ref.conversion_strategy} has no counterpart: map the properties of {ref.key!r} one by"
+            " one"
+        )
     return match[2]

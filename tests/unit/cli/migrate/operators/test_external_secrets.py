@@ -127,6 +127,16 @@ def test_template_that_splits_a_certificate_becomes_a_tls_secret(crt: str, tls_k
     assert {each["dataKey"]: each["secretInAKV"] for each in made["mapping"]} == {"tls.crt": "web", "tls.key": "web"}
 
 
+def test_private_key_of_a_tls_secret_can_have_another_form() -> None:
+    # The value in the vault can be PKCS#8. This controller writes PKCS#1 or SEC 1 into a Secret of this type.
+    keys = make_key("tls.crt", "a"), make_key("tls.key", "b")
+    target = {"template": {"type": "kubernetes.io/tls"}}
+    assert "key 'tls.key': the private key has the same numbers" in join_notes(
+        run_migration(make_store(), make_external_secret(*keys, target=target))
+    )
+    assert join_notes(run_migration(make_store(), make_external_secret(*keys))) == ""
+
+
 def test_parts_of_a_certificate_in_an_opaque_secret_become_a_class() -> None:
     target = {"template": {"data": {"chain.pem": "{{ .pfx | b64dec | pkcs12cert }}"}}}
     source, sync = run_migration(make_store(), make_external_secret(make_key("pfx", "web"), target=target)).manifests
@@ -292,6 +302,10 @@ GENERATOR = {"generatorRef": {"kind": "Password", "name": "p"}}
             "several entries of data and dataFrom",
         ),
         (make_external_secret(dataFrom=[{"extract": {"key": "y", "property": "a"}}]), "map them one by one"),
+        (
+            make_external_secret(dataFrom=[{"extract": {"key": "y", "conversionStrategy": "Unicode"}}]),
+            "conversionStrategy Unicode has no counterpart",
+        ),
         (make_external_secret(dataFrom=[{"extract": {"key": "y"}, "rewrite": [{}]}]), "map them one by one"),
         (make_external_secret(dataFrom=[{"extract": {"key": "cert/y"}}]), "is not the name of a secret"),
         (make_external_secret(dataFrom=[{"find": {"name": {"regexp": "^(a|b)"}}}]), "more than letters, digits"),
@@ -374,7 +388,9 @@ def test_source_that_cannot_be_converted_is_explained(source: Manifest, words: s
         ({"deletionPolicy": "Delete"}, {}, "deletionPolicy Delete has no counterpart"),
         ({"immutable": True}, {}, "immutable has no counterpart"),
         ({}, {"refreshInterval": "0"}, "updates it from the vault"),
+        ({}, {"refreshInterval": "0h0m0s"}, "updates it from the vault"),
         ({}, {"refreshPolicy": "CreatedOnce"}, "updates it from the vault"),
+        ({"creationPolicy": "Orphan"}, {}, "the Secret is deleted with its AKVSync"),
         ({}, {"syncWindows": {"kind": "deny"}}, "syncWindows has no counterpart"),
         ({"template": {"metadata": {"finalizers": ["x/y"]}}}, {}, "finalizers"),
         ({"later": 1}, {}, "spec.target.later is not known here"),
