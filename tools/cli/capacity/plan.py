@@ -32,7 +32,7 @@ SecretSyncs cause it. With --clusters it also plans a fleet of clusters like thi
 Manifests do not show which objects `select` chooses: in a folder, a selection counts only its list calls. Give the
 number of objects in the vault with --objects.
 
-exit codes: 0 there is a plan, 1 there is no plan, 2 bad input
+exit codes: 0 there is a plan, 1 there is no plan, 2 bad input or the cluster cannot be reached
 """
 
 
@@ -116,10 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise NoPlan("no SecretSync that could be counted reads a vault; the notes of --from say why")
             wanted = Fleet(**given)
             found = fleet.plan_fleet(wanted)
-    except command.BadInput as error:
+    except (command.BadInput, errors.KubeError) as error:
         command.print_problem("tools/plan", error)
         return 2
-    except (NoPlan, errors.KubeError) as answer:
+    except NoPlan as answer:
         command.print_problem("tools/plan", answer)
         return 1
     if output == "json":

@@ -211,6 +211,13 @@ def test_conflicting_arguments_are_refused(
     assert problem in capsys.readouterr().err
 
 
+def test_cluster_that_cannot_be_reached_has_its_own_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan.main(["--from", "cluster", "--kubeconfig", str(tmp_path / "none")]) == 2
+    assert "which is not a file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
