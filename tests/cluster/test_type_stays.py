@@ -52,3 +52,14 @@ def test_policy_refuses_a_change_of_the_type(space: Namespace) -> None:
     assert TYPE_STAYS in message
     assert "patched" in change("Opaque")
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"forceSynchronization":"x"}}')
+
+
+@pytest.mark.since(*SINCE_POLICIES)
+def test_secretsync_without_a_spec_can_be_completed_and_deleted(space: Namespace) -> None:
+    bare = {"apiVersion": SecretSync.api_version(), "kind": SecretSync.kind, "metadata": {"name": "bare"}}
+    space.apply(bare)
+    space.apply(space.sync("bare", {"a": "a"}))
+    space.kubectl("delete", "secretsync", "bare")
+    space.apply(bare)
+    # The garbage collector removes the finalizer of this deletion by an update.
+    space.kubectl("delete", "secretsync", "bare", "--cascade=foreground", "--timeout=20s")

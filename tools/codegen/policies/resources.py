@@ -23,8 +23,10 @@ _AKV_SYNC = PolicyCondition('include "akv-secret-store.on" .Values.akvSync.enabl
 
 
 def _type_expression(which: str) -> str:
+    # The CRD does not require a spec. An error of the expression would refuse each update, also that of a finalizer.
+    parents = f"has({which}.spec) && has({which}.spec.secretObject)"
     field = f"{which}.spec.secretObject.type"
-    return f"(has({field}) ? {field} : {text(DEFAULT_TYPE)})"
+    return f"({parents} && has({field}) ? {field} : {text(DEFAULT_TYPE)})"
 
 
 SECRET_TYPE_STAYS = AdmissionPolicy(
