@@ -146,6 +146,9 @@ REFUSED: list[tuple[str, Any, str]] = [
 ]
 CONFLICTING: list[tuple[str, Any, str]] = [
     ("dnsPolicy", "None", "dnsPolicy"),
+    ("fullnameOverride", "a..b", "fullnameOverride"),
+    ("fullnameOverride", "a.-b", "fullnameOverride"),
+    ("nameOverride", "a-.b", "nameOverride"),
     ("resources", {"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}}, "resources.requests.cpu"),
     ("crds.job.resources", {"limits": {"memory": "1e3"}}, "crds.job.resources.requests.memory"),
     ("extraVolumes", [{"name": "a"}, {"name": "a"}], "extraVolumes.1.name"),
