@@ -1,6 +1,7 @@
 """Test the values that most charts have, and their effect on the manifests."""
 
 import base64
+import re
 from typing import Any
 
 import pytest
@@ -318,6 +319,17 @@ def test_service_monitor_selects_the_pods_through_its_service() -> None:
     assert endpoint["port"] == service["spec"]["ports"][0]["name"]
     # Otherwise labels of the pod would replace the labels that name the SecretSync.
     assert endpoint["honorLabels"] is True
+
+
+@pytest.mark.parametrize("release", ["my.app", "1st", "1.2", "r" * 53])
+def test_metrics_service_has_the_form_of_its_name(release: str) -> None:
+    """A Service's name has no dot. Before Kubernetes 1.34 it begins with a letter."""
+    given = {"serviceMonitor": {"enabled": True, "renderMode": "alwaysRender"}, "metrics": {"tls": {"secretName": "x"}}}
+    manifests = render(release=release, given=given)
+    name = get_object(manifests, "Service")["metadata"]["name"]
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)
+    [endpoint] = get_object(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["tlsConfig"]["serverName"] == f"{name}.{helm.RELEASE}.svc"
 
 
 def test_alert_threshold_depends_on_poll_interval_and_jitter() -> None:
