@@ -9,6 +9,7 @@ import pytest
 from controller.config.settings import Settings
 from tests.chart.rendering import (
     FULL_NAME,
+    Manifest,
     build_environment,
     get_container,
     get_object,
@@ -330,6 +331,24 @@ def test_metrics_service_has_the_form_of_its_name(release: str) -> None:
     assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)
     [endpoint] = get_object(manifests, "ServiceMonitor")["spec"]["endpoints"]
     assert endpoint["tlsConfig"]["serverName"] == f"{name}.{helm.RELEASE}.svc"
+
+
+def render_scrape(interval: str, timeout: str, *, enabled: bool = True) -> list[Manifest]:
+    group = {"enabled": enabled, "renderMode": "alwaysRender", "interval": interval, "scrapeTimeout": timeout}
+    return render(given={"serviceMonitor": group})
+
+
+@pytest.mark.parametrize(("interval", "timeout"), [("10s", "25s"), ("1m30s", "91s"), ("1d", "24h1ms")])
+def test_scrape_timeout_longer_than_the_interval_is_refused(interval: str, timeout: str) -> None:
+    """The operator leaves out such a ServiceMonitor, so there would be no metrics."""
+    with pytest.raises(helm.BadValues, match=rf"^serviceMonitor\.scrapeTimeout: {timeout} is longer than .*{interval}"):
+        render_scrape(interval, timeout)
+    assert render_scrape(interval, timeout, enabled=False)
+
+
+@pytest.mark.parametrize(("interval", "timeout"), [("25s", "25s"), ("1m30s", "90s"), ("1d", "24h"), ("1s", "999ms")])
+def test_scrape_timeout_up_to_the_interval_is_accepted(interval: str, timeout: str) -> None:
+    assert render_scrape(interval, timeout)
 
 
 def test_alert_threshold_depends_on_poll_interval_and_jitter() -> None:

@@ -93,6 +93,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("runtimeClassName", "g visor", "runtimeClassName"),
     ("test.sample.serviceAccount", "A", "test.sample.serviceAccount"),
     ("podDisruptionBudget.minAvailable", "150%", "podDisruptionBudget.minAvailable"),
+    ("podDisruptionBudget.minAvailable", 2**31, "podDisruptionBudget.minAvailable"),
+    ("podDisruptionBudget.maxUnavailable", str(2**31), "podDisruptionBudget.maxUnavailable"),
+    ("grafanaDashboard.sidecarLabel", "a b", "grafanaDashboard.sidecarLabel"),
+    ("grafanaDashboard.sidecarLabelValue", "a b", "grafanaDashboard.sidecarLabelValue"),
+    ("serviceMonitor.interval", "30s1m", "serviceMonitor.interval"),
+    ("serviceMonitor.scrapeTimeout", "5s5s", "serviceMonitor.scrapeTimeout"),
+    ("serviceMonitor.scrapeTimeout", "", "serviceMonitor.scrapeTimeout"),
     ("test.resources", {"requests": {"memory": "1Gi"}, "limits": {"memory": "1G"}}, "test.resources.requests.memory"),
     (
         "extraEnv",

@@ -21,7 +21,7 @@ SERVICE_ACCOUNTS = {
     "items": {"type": "string", "pattern": f"^{_ACCOUNT}$"},
     "pattern": f"^({_ACCOUNT}( *, *{_ACCOUNT})*)?$",
 }
-NumberOrShare = Annotated[int | str, Meta(extra_json_schema={"pattern": "^([0-9]+|(100|[1-9]?[0-9])%)?$"})]
+NumberOrShare = Annotated[int | str, Meta(extra_json_schema={"pattern": "^((0|[1-9][0-9]{0,8})|(100|[1-9]?[0-9])%)?$"})]
 # Labels and annotations with the API server's rules.
 Labels = Annotated[dict[str, str], Meta(extra_json_schema=kubernetes.LABELS)]
 Annotations = Annotated[dict[str, str], Meta(extra_json_schema=kubernetes.ANNOTATIONS)]

@@ -69,6 +69,7 @@ def _list(item: Schema, minimum: int = 0) -> Schema:
 
 NAME: Schema = {"pattern": f"^({_SUBDOMAIN})?$", "maxLength": 253}
 """The name of an object that a value refers to, or an empty text."""
+LABEL_KEY: Schema = {"pattern": _KEY}
 LABEL_VALUE: Schema = {"pattern": f"^({_NAME})?$"}
 _LABEL_VALUE: Schema = {"type": "string", **LABEL_VALUE}
 LABELS: Schema = {"propertyNames": {"pattern": _KEY}, "additionalProperties": _LABEL_VALUE}

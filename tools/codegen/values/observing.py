@@ -19,7 +19,8 @@ def describe_render_mode(kind: str) -> Meta:
     )
 
 
-DURATION = r"^([0-9]+(ms|[smhd]))+$"
+# The operator's form of durations: each unit once, the largest first. The length excludes the empty text.
+DURATION = r"^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
 
 
 class MetricsTls(ValuesGroup):
@@ -65,8 +66,12 @@ class ServiceMonitor(ValuesGroup):
     additional_labels: Annotated[
         Labels, Meta(description="Labels of the ServiceMonitor, such as those that your Prometheus selects.")
     ] = msgspec.field(default_factory=dict)
-    interval: Annotated[str, Meta(pattern=DURATION, description="Interval of Prometheus' scrapes.")] = "30s"
-    scrape_timeout: Annotated[str, Meta(pattern=DURATION, description="Timeout of a scrape.")] = "25s"
+    interval: Annotated[str, Meta(min_length=1, pattern=DURATION, description="Interval of Prometheus' scrapes.")] = (
+        "30s"
+    )
+    scrape_timeout: Annotated[
+        str, Meta(min_length=1, pattern=DURATION, description="Timeout of a scrape, at most the interval.")
+    ] = "25s"
     relabelings: Annotated[
         list[Free],
         Meta(description="Relabelings of the scrape's target.", extra_json_schema=kubernetes.RELABELINGS),
@@ -92,9 +97,17 @@ class DashboardConfigMap(ValuesGroup):
 
     enabled: Annotated[bool, Meta(description="Create the ConfigMap with the dashboard.")] = False
     sidecar_label: Annotated[
-        str, Meta(min_length=1, description="Label by which Grafana's sidecar finds the dashboard.")
+        str,
+        Meta(
+            min_length=1,
+            description="Label by which Grafana's sidecar finds the dashboard.",
+            extra_json_schema=kubernetes.LABEL_KEY,
+        ),
     ] = "grafana_dashboard"
-    sidecar_label_value: Annotated[str, Meta(description="Value of grafanaDashboard.sidecarLabel.")] = "1"
+    sidecar_label_value: Annotated[
+        str,
+        Meta(description="Value of grafanaDashboard.sidecarLabel.", extra_json_schema=kubernetes.LABEL_VALUE),
+    ] = "1"
     annotations: Annotated[
         Annotations, Meta(description="Annotations of the dashboard's ConfigMap, such as its folder in Grafana.")
     ] = msgspec.field(default_factory=dict)

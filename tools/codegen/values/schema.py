@@ -78,7 +78,7 @@ def _build_schema(node: inspect.Type) -> Schema:
             }[least]
             return {"type": ["integer", "string"], "minimum": least, "maximum": 10**9 - 1, "pattern": pattern}
         case inspect.UnionType(types=(inspect.IntType(), inspect.StrType())):
-            return {"type": ["integer", "string"], "minimum": 0}
+            return {"type": ["integer", "string"], "minimum": 0, "maximum": 10**9 - 1}
         case inspect.StrType():
             return {"type": "string"} | {
                 keyword: value
