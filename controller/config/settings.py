@@ -24,7 +24,11 @@ DEFAULT_CLOUD = "AzurePublicCloud"
 # The only cloud that TEST_CLOUDS_FILE can add: the emulator of `helm test`.
 TEST_CLOUD = "helm-test"
 NAMESPACE, MAX_NAMESPACE = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", 63
-HTTPS_URL = r"^https://[^\s/?#@]+(/[^\s?#]*)?$"
+_PORT = r"(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+HOST_AND_PORT = rf"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+){_PORT}"
+HTTPS_URL = rf"^https://{HOST_AND_PORT}(/[^\s?#]*)?$"
+_VAULT_IN_HOST = rf"[^\s/?#@:\[\]]*\{{vault\}}[^\s/?#@:\[\]]*{_PORT}(/[^\s?#@]*)?"
+_VAULT_IN_PATH = rf"{HOST_AND_PORT}/[^\s?#@]*\{{vault\}}[^\s?#@]*"
 # The version of Key Vault's REST API, independent of the SDK's default. All clouds of Azure support it.
 KEY_VAULT_API_VERSION = "7.4"
 API_VERSION = r"^([0-9]{1,4}\.[0-9]{1,4}|[0-9]{4}-[0-9]{2}-[0-9]{2})(-preview(\.[0-9]{1,4})?)?$"
@@ -47,7 +51,7 @@ class Cloud(msgspec.Struct, rename="camel", kw_only=True, frozen=True, forbid_un
     vault_url: Annotated[
         str,
         Meta(
-            pattern=r"^https://[^\s?#@]*\{vault\}[^\s?#@]*$",
+            pattern=f"^https://({_VAULT_IN_HOST}|{_VAULT_IN_PATH})$",
             description="A vault's address, with {vault} for keyvaultName, as https://{vault}.vault.azure.net",
         ),
     ]

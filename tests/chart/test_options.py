@@ -15,6 +15,7 @@ from tests.chart.rendering import (
     get_object,
     get_pod_spec,
     list_kinds,
+    nested,
     render,
 )
 from tools.cli.common import helm
@@ -291,6 +292,46 @@ def test_network_policy_opens_the_ports_of_proxy_and_clouds() -> None:
     closing = 'networkPolicy={"enabled":true,"egress":[],"ingress":[]}'
     closed = get_object(render("--set-json", closing, "--set", "test.enabled=false"), "NetworkPolicy", FULL_NAME)
     assert closed["spec"].keys() == {"podSelector", "policyTypes"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:p%w@proxy:3128", "http://user:p@ss:w@proxy:3128/", "http://[fd00::1]:3128", "http://1.2.3.4:3128/x"],
+)
+@pytest.mark.parametrize("arc", [False, True])
+def test_network_policy_opens_the_port_of_any_proxy(url: str, *, arc: bool) -> None:
+    path = "Azure.proxySettings.httpsProxy" if arc else "proxy.https"
+    given = {"networkPolicy.enabled": True, "Azure.proxySettings.isProxyEnabled": True, path: url}
+    spec = get_object(render(given=nested(given)), "NetworkPolicy", FULL_NAME)["spec"]
+    assert {"ports": [{"port": 3128, "protocol": "TCP"}]} in spec["egress"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("value", ["proxy.{}", "Azure.proxySettings.{}Proxy"])
+@pytest.mark.parametrize("url", ["proxy:3128", "http://user:se/same@proxy:3128", "http://p:port", "http://p:65536"])
+def test_unusable_proxy_is_refused_without_its_password(url: str, value: str, scheme: str) -> None:
+    path = value.format(scheme)
+    given = {"networkPolicy.enabled": True, "Azure.proxySettings.isProxyEnabled": True, path: url}
+    with pytest.raises(helm.BadValues) as refused:
+        render(given=nested(given))
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "same" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("clouds.S.authority", "https://login:port"),
+        ("clouds.S.vaultUrl", "https://{vault}.s:65536"),
+        ("clouds.S.vaultUrl", "https://s:port/{vault}"),
+        ("logs.otlp.endpoint", "https://collector:4318:1"),
+    ],
+)
+def test_address_with_an_unusable_port_is_refused(path: str, url: str) -> None:
+    cloud = {"clouds.S.authority": "https://login", "clouds.S.vaultUrl": "https://{vault}.s"}
+    with pytest.raises(helm.BadValues) as refused:
+        render(given=nested({**cloud, "networkPolicy.enabled": True, path: url}))
+    assert str(refused.value).startswith(f"{path}: ")
 
 
 # --- Monitoring ----------------------------------------------------------------------------------------------------

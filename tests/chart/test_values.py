@@ -124,6 +124,8 @@ def make_other_value(leaf: values.LeafValue) -> Any:
         "Azure.proxySettings.proxyCert": "-----BEGIN CERTIFICATE-----",
         "proxy.http": "http://proxy:1",
         "proxy.https": "http://proxy:1",
+        "Azure.proxySettings.httpProxy": "http://proxy:2",
+        "Azure.proxySettings.httpsProxy": "http://proxy:2",
         "serviceMonitor.interval": "1m",
         "logs.otlp.endpoint": "https://other:4318",
         "logs.otlp.certificate.duration": "90m",

@@ -112,6 +112,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             default_cloud=DEFAULT_CLOUD,
             since=policies.SINCE,
             never_types=policies.NEVER_ALLOWED,
+            proxy_url=values.PROXY_URL,
             variables=[variable.name for variable in deployment.environment()],
         ),
     )

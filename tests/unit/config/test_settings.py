@@ -194,6 +194,11 @@ def test_api_version_of_another_form_is_named(tmp_path: Path, version: object) -
         pytest.param(
             EXAMPLE_CLOUD | {"vaultUrl": "https://x/?{vault}"}, ["vaultUrl"], id="the vault's name in a query"
         ),
+        pytest.param(EXAMPLE_CLOUD | {"authority": "https://a:port"}, ["authority"], id="a port that is no number"),
+        pytest.param(EXAMPLE_CLOUD | {"authority": "https://a:65536"}, ["authority"], id="a port that is too high"),
+        pytest.param(
+            EXAMPLE_CLOUD | {"vaultUrl": "https://{vault}.a:0"}, ["vaultUrl"], id="a port of the vault that is too low"
+        ),
         pytest.param(EXAMPLE_CLOUD | {"ca": 1}, ["ca"], id="a wrong type"),
         pytest.param("x", [], id="a text instead of an object"),
         pytest.param(EXAMPLE_CLOUD | {"ca": "not a certificate"}, ["ca"], id="an invalid CA"),

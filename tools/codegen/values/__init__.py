@@ -5,13 +5,14 @@ here as in the templates.
 """
 
 from tools.codegen.values.chart import ChartValues
-from tools.codegen.values.pod import IMAGE_USER, ImageReference
+from tools.codegen.values.pod import IMAGE_USER, PROXY_URL, ImageReference
 from tools.codegen.values.release_test import HelmTest, TestImage
 from tools.codegen.values.schema import schema
 from tools.codegen.values.walk import GroupNode, LeafValue, walk
 
 __all__ = [
     "IMAGE_USER",
+    "PROXY_URL",
     "ChartValues",
     "GroupNode",
     "HelmTest",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from controller.config.settings import HOST_AND_PORT
 from tools.cli.common import project
 from tools.codegen.values import kubernetes
 from tools.codegen.values.base import (
@@ -20,7 +21,7 @@ from tools.codegen.values.base import (
 
 # The user and group of the image, as in the Containerfile.
 IMAGE_USER = 65532
-PROXY_URL = r"^(https?://\S+)?$"
+PROXY_URL = rf"^(https?://([^\s/?#]*@)?{HOST_AND_PORT}(/[^\s?#]*)?)?$"
 
 
 class GlobalValues(OpenValues):
