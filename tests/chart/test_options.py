@@ -86,6 +86,12 @@ def test_update_strategy_follows_its_values() -> None:
     # The API server refuses Recreate with rollingUpdate, and helm merges the default rollingUpdate into the value.
     assert spec["strategy"] == {"type": "Recreate"}
     assert spec["revisionHistoryLimit"] == 3
+    # On the cluster's only node, the new pod would wait forever for the ports of the old one.
+    on_host = get_object(render("--set-string", "hostNetwork=true"), "Deployment")["spec"]
+    assert on_host["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    surge = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "50%", "maxUnavailable": 0}}
+    on_host = get_object(render(given={"hostNetwork": True, "strategy": surge}), "Deployment")["spec"]
+    assert on_host["strategy"] == surge
     slow = render("--set", "strategy.rollingUpdate.maxUnavailable=1")
     assert get_object(slow, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 1}
 

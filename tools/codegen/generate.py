@@ -72,6 +72,8 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             ca_file=deployment.CA_FILE,
             test_clouds_folder=deployment.TEST_CLOUDS_FOLDER,
             logs_folder=deployment.LOGS_FOLDER,
+            # The form of sprig's toJson.
+            strategy=json.dumps(values.ChartValues().strategy, separators=(",", ":"), sort_keys=True),
         ),
     )
     roles = (

@@ -213,7 +213,9 @@ class ChartValues(ValuesGroup):
     strategy: Annotated[
         Free,
         Meta(
-            description="How the Deployment replaces pods: the new one is ready before the old one ends.",
+            description="How the Deployment replaces pods: the new one is ready before the old one ends. With"
+            " hostNetwork, this default means that the old one ends first, because two cannot have the same ports of a"
+            " node.",
             extra_json_schema=kubernetes.STRATEGY,
         ),
     ] = msgspec.field(
