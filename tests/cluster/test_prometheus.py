@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.chart.rendering import get_object
+from tests.chart.rendering import render as render_chart
 from tests.support.cluster.harness import eventually, read_metrics
 from tests.support.cluster.namespace import Namespace
 from tools.cli.render import render
@@ -140,6 +142,51 @@ def test_alert_fires_under_its_condition(
     file = tmp_path / "tests.yaml"
     file.write_text(yaml.safe_dump(tests))
     run_promtool(programs, "test", "rules", str(file))
+
+
+LAST_SYNC = "akv_secret_store_last_successful_sync_timestamp_seconds"
+LEADER_HERE = 'akv_secret_store_leader{namespace="azure-secret-store"}'
+LEADER_ELSEWHERE = 'akv_secret_store_leader{namespace="other-release"}'
+
+
+@pytest.mark.parametrize(
+    ("series", "alert"),
+    [
+        # The other release polls once a day.
+        ({f'{LAST_SYNC}{{namespace="web", name="s"}}': "0x300", LEADER_HERE: "1x300"}, None),
+        (
+            {f'{LAST_SYNC}{{namespace="shop", name="s"}}': "0x300", LEADER_HERE: "1x300"},
+            "AkvSecretNotKept",
+        ),
+        (
+            {LEADER_ELSEWHERE: "1x300", LEADER_HERE: "0x300"},
+            "AkvSecretStoreNoLeader",
+        ),
+        ({LEADER_ELSEWHERE: "1x300"}, "AkvSecretStoreNoLeader"),
+    ],
+    ids=["old sync of another release", "old sync", "no leader of this release", "no replica of this release"],
+)
+def test_alerts_of_a_release_are_about_its_own_series(
+    programs: Path, tmp_path: Path, series: dict[str, str], alert: str | None
+) -> None:
+    on = {"enabled": True, "renderMode": "alwaysRender"}
+    given = {"prometheusRule": on, "serviceMonitor": on, "watchNamespaces": ["shop", "shop-2"]}
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(get_object(render_chart(given=given), "PrometheusRule")["spec"]))
+    firing = "count by (alertname) (ALERTS{alertstate='firing'})"
+    found = [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if alert else []
+    tests = {
+        "rule_files": [str(file)],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": text} for name, text in series.items()],
+                "promql_expr_test": [{"expr": firing, "eval_time": "4h", "exp_samples": found}],
+            }
+        ],
+    }
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(tests))
+    run_promtool(programs, "test", "rules", str(tmp_path / "tests.yaml"))
 
 
 def test_promtool_accepts_the_names_of_all_metrics(programs: Path, controller: PodProcess) -> None:

@@ -125,6 +125,8 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             port=Settings().listen_port,
             rules=monitoring.ALERTING_RULES,
             longest=monitoring.MAX_AGE,
+            of_secrets=monitoring.OF_SECRETS,
+            no_pods=monitoring.NO_PODS,
         ),
     )
     yield "chart/dashboard.json", monitoring.dashboard()

@@ -8,6 +8,11 @@ from tools.cli.common import templating
 MAX_AGE = "10800"
 """Seconds after which a Secret counts as not synced. The chart computes it as rotationPollIntervalInSeconds (by default
 one hour) and two more hours, so that a restart or a short outage of a vault raises no alert."""
+OF_SECRETS = "_timestamp_seconds)"
+"""The end of a metric of SecretSyncs in a rule. With watchNamespaces, the chart adds these namespaces, because another
+release has other intervals."""
+NO_PODS = "absent(akv_secret_store_leader)"
+"""No pod is scraped. With a ServiceMonitor, whose metrics have the label, the chart adds the release's namespace."""
 
 
 class AlertingRule(NamedTuple):
@@ -54,7 +59,7 @@ ALERTING_RULES = (
     AlertingRule(
         "AkvSecretStoreNoLeader",
         "no replica of the controller leads",
-        "max(akv_secret_store_leader) < 1 or absent(akv_secret_store_leader)",
+        f"max by (namespace, job) (akv_secret_store_leader) < 1 or {NO_PODS}",
         "5m",
         "critical",
         "No pod of the controller syncs Secrets: check the controller's Deployment and log.",

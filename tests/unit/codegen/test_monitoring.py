@@ -16,6 +16,8 @@ from tools.codegen import monitoring
 SERIES = {item.name: set(item.labels) for item in (*Metrics().described, *collector.DESCRIBED)}
 # Prometheus sees a histogram as its buckets.
 SERIES[f"{PREFIX}reconcile_seconds_bucket"] = {"le"}
+# The Prometheus Operator adds the labels of the scraped pod.
+SERIES[f"{PREFIX}leader"] |= {"namespace", "job"}
 QUERIES = [
     *((rule.expression, rule.next_step) for rule in monitoring.ALERTING_RULES),
     *(query for panel in monitoring.PANELS for query in panel.queries),
