@@ -19,12 +19,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from controller.api.secretsync import MAX_KEYS
 from controller.domain.certificates import CertificateBundle, OpenPfx, is_pem, parse_bundle, pfx_to_pem
 from controller.domain.properties import Node, find_node, find_property, list_names, list_properties, read_document
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectPart, ObjectVersionRef
 from controller.domain.secret_limits import key_violation
 from controller.domain.values import ExpandedValues, Results, SecretBytes, Unchanged, VaultValue
-from controller.errors import ControllerError, ObjectError, UnopenedPfx, UnusableValue
+from controller.errors import ControllerError, InputError, ObjectError, UnopenedPfx, UnusableValue
 from controller.runtime.backoff import format_time
 
 PEM = "application/x-pem-file"
@@ -35,7 +36,35 @@ _LOGIN = {ObjectPart.USERNAME: "username", ObjectPart.PASSWORD: "password"}
 _OBJECT_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"')
 # Maximum number of keys of one expanded value: the status names each of them.
 MAX_EXPANDED = 500
+# Maximum bytes of the values that are decoded for one Secret. It is more than a Secret can have, so that `decide_write`
+# can report the exact size of a Secret that is slightly too large.
+MAX_DECODED = 2 * 2**20
 _INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole chain"
+
+
+class DecodedSize:
+    """The size of the values that were decoded for one Secret so far. Many keys can copy or expand the same value."""
+
+    def __init__(self) -> None:
+        self._keys = self._bytes = 0
+
+    def add(self, item: VaultValue | ExpandedValues | ControllerError) -> None:
+        """Add the values of an item. Raise `InputError` if a Secret cannot have all of them."""
+        if isinstance(item, ControllerError):
+            return
+        values = item.properties.values() if isinstance(item, ExpandedValues) else (item,)
+        self._keys += len(values)
+        self._bytes += sum(len(value.value.reveal()) for value in values if isinstance(value, VaultValue))
+        if self._bytes > MAX_DECODED:
+            raise InputError(
+                f"the values have more than {MAX_DECODED // 2**20} MiB together, and a Secret has at most 1 MiB; split"
+                " the SecretSync"
+            )
+        if self._keys > MAX_KEYS:
+            raise InputError(
+                f"the values and their properties make more than {MAX_KEYS} keys, which is the most for one Secret;"
+                " split the SecretSync"
+            )
 
 
 class _ParsedValues(NamedTuple):
@@ -51,10 +80,18 @@ class _ParsedValues(NamedTuple):
 
 
 def decode_values(
-    vault: str, wanted: Mapping[str, ObjectVersionRef], read: Results, now: datetime, open_pfx: OpenPfx = pfx_to_pem
+    vault: str,
+    wanted: Mapping[str, ObjectVersionRef],
+    read: Results,
+    now: datetime,
+    open_pfx: OpenPfx = pfx_to_pem,
+    size: DecodedSize | None = None,
 ) -> dict[str, VaultValue | ExpandedValues | ControllerError]:
-    """Return the value of each key by targetKey, or the error that prevents it."""
-    opened = _ParsedValues(open_pfx, {}, {}, {})
+    """Return the value of each key by targetKey, or the error that prevents it.
+
+    `size` also counts the values of other calls for the same Secret. Raise `InputError` if a Secret cannot have them.
+    """
+    opened, size = _ParsedValues(open_pfx, {}, {}, {}), size or DecodedSize()
     result: dict[str, VaultValue | ExpandedValues | ControllerError] = {}
     for key, version in wanted.items():
         raw = read[version.whole]
@@ -71,6 +108,7 @@ def decode_values(
             result[key] = error.bare()
         except ObjectError as error:
             result[key] = _unusable_value(error.message, raw)
+        size.add(result[key])
     # A certificate and its key change together: halves of two versions in one TLS Secret would cause an outage.
     for whole in {version.whole for version in wanted.values() if version.part is ObjectPart.TLS_KEY}:
         halves = [key for key, version in wanted.items() if version.whole == whole and version.part in _HALVES]

@@ -1,18 +1,19 @@
 """Fetch the wanted values of a SecretSync from its vault, and decode them."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
 
 from controller import errors
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import ObjectVersion, SecretSync
 from controller.config.settings import Settings
 from controller.domain.certificates import is_pem
 from controller.domain.decision import failed_keys, seconds_until_served
-from controller.domain.decode_values import decode_values, flatten_expanded, needs_bundle, needs_parsing
+from controller.domain.decode_values import DecodedSize, decode_values, flatten_expanded, needs_bundle, needs_parsing
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.values import ExpandedValues, Results, Unchanged, VaultValue
 from controller.keyvault.pool import VaultPool
@@ -59,12 +60,15 @@ class ValueFetcher:
             resolved, {version.whole for version in wanted.values()}, task.not_before, first
         )
         fetched: dict[str, VaultValue | Unchanged | ExpandedValues | errors.ControllerError] = {
-            **{key: _known_value(sync, key, item) for key, item in known.items()},
+            **_known_values(sync, known),
             **lost,
         }
-        for whole in {version.whole for version in wanted.values()}:
-            keys = {key: version for key, version in wanted.items() if version.whole == whole}
-            fetched |= await self._decode_object(sync.metadata.namespace, resolved.vault, keys, read[whole])
+        by_object: dict[ObjectVersionRef, dict[str, ObjectVersionRef]] = defaultdict(dict)
+        for key, version in wanted.items():
+            by_object[version.whole][key] = version
+        size = DecodedSize()
+        for whole, keys in by_object.items():
+            fetched |= await self._decode_object(sync.metadata.namespace, resolved.vault, keys, read[whole], size)
         return flatten_expanded(resolved.wanted, fetched)
 
     async def _decode_object(
@@ -73,17 +77,18 @@ class ValueFetcher:
         vault: str,
         keys: Mapping[str, ObjectVersionRef],
         read: VaultValue | errors.ControllerError,
+        size: DecodedSize,
     ) -> Mapping[str, VaultValue | ExpandedValues | errors.ControllerError]:
         """Return the value of each of these keys. All keys read the same version of the same object."""
         now = datetime.now(UTC)
         results = dict.fromkeys((version.whole for version in keys.values()), read)
         if not isinstance(read, VaultValue) or not any(needs_parsing(version, read) for version in keys.values()):
-            return decode_values(vault, keys, results, now)
+            return decode_values(vault, keys, results, now, size=size)
         try:
             return await self._parser.run(
                 namespace,
                 lambda charge: decode_values(
-                    vault, keys, results, now, partial(pkcs12_sandbox.pfx_to_pem, charge=charge)
+                    vault, keys, results, now, partial(pkcs12_sandbox.pfx_to_pem, charge=charge), size
                 ),
                 pfx=_may_be_pfx(keys.values(), read),
             )
@@ -128,13 +133,21 @@ def _may_be_pfx(wanted: Iterable[ObjectVersionRef], read: VaultValue) -> bool:
     return bool(bundles) and (is_made or not is_pem(read.value.reveal()))
 
 
-def _known_value(
-    sync: SecretSync, key: str, item: Unchanged | errors.UnusableValue
-) -> Unchanged | ExpandedValues | errors.UnusableValue:
-    """Return the result for a wanted key that is not fetched."""
-    if not key.endswith(EXPANDED_SUFFIX):
-        return item
-    properties = [entry for entry in sync.status.objects if entry.expanded_from == key]
+def _known_values(sync: SecretSync, known: Known) -> dict[str, Unchanged | ExpandedValues | errors.UnusableValue]:
+    """Return the results for the wanted keys that are not fetched."""
+    properties: dict[str, list[ObjectVersion]] = defaultdict(list)
+    for entry in sync.status.objects:
+        properties[entry.expanded_from].append(entry)
+    return {
+        key: _expand_known(properties[key], item) if key.endswith(EXPANDED_SUFFIX) else item
+        for key, item in known.items()
+    }
+
+
+def _expand_known(
+    properties: Sequence[ObjectVersion], item: Unchanged | errors.UnusableValue
+) -> ExpandedValues | errors.UnusableValue:
+    """Return the result for an expanded item that is not fetched. `properties` are those at the last sync."""
     found = ExpandedValues({entry.target_key: Unchanged() for entry in properties})
     if isinstance(item, Unchanged):
         return found

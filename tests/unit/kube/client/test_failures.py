@@ -51,7 +51,7 @@ REFUSED, UNABLE = "the API server refused a request", "the API server could not 
         (error_response(500, WEBHOOK_UNAVAILABLE), errors.Unreachable, "could not be called (HTTP 500)", None),
         (error_response(429, "slowly", Retry_After="17"), errors.Unreachable, UNABLE, 17),
         (error_response(429, "slowly"), errors.Unreachable, UNABLE, None),
-        (error_response(429, "slowly", Retry_After="Wed, 01 Jan 2031 00:00:00 GMT"), errors.Unreachable, UNABLE, None),
+        (error_response(429, "slowly", Retry_After="Wed, 01 Jan 2031 00:00:00 GMT"), errors.Unreachable, UNABLE, 300),
         (error_response(503, "later", Retry_After="²"), errors.Unreachable, UNABLE, None),
         (error_response(500, "oh"), errors.Unreachable, UNABLE, None),
         (error_response(504, "slow"), errors.Unreachable, UNABLE, None),

@@ -91,9 +91,11 @@ class SyncerHarness:
         assert not self.server.script
         return outcome
 
-    async def sync_error(self, *answers: ScriptedResponse, wanted: SecretSync | None = None) -> ControllerError:
+    async def sync_error(
+        self, *answers: ScriptedResponse, wanted: SecretSync | None = None, source: Class = None
+    ) -> ControllerError:
         with pytest.raises(ControllerError) as caught:
-            await self.sync(*answers, wanted=wanted)
+            await self.sync(*answers, wanted=wanted, source=source)
         return caught.value
 
     @property
