@@ -22,6 +22,7 @@ from controller.keyvault.listing import RETRY_COSTLY_LIST
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import RateLimitedLog
 from controller.polling.poll_group import PollGroup
+from controller.polling.poller import SELECTION_DEFERRED
 from controller.runtime import backoff
 from controller.runtime.budgets import RateBudget
 from controller.runtime.work_queue import Key, Queue
@@ -171,11 +172,7 @@ class SelectionTracker:
             return None
         group, query = selection.group, selection.query
         if wait := self._poller.compared.wait(group.namespace):
-            deferred = (
-                "the namespace has spent its budget for comparing objects with select; the controller lists the vault"
-                " when there is budget again"
-            )
-            self._record_failure(key, selection, errors.SelectionDeferred(deferred))
+            self._record_failure(key, selection, errors.SelectionDeferred(SELECTION_DEFERRED))
             return max(wait, backoff.FIRST_RETRY)
         self._last_edit_list[key] = self._clock()
         try:

@@ -9,6 +9,7 @@ While a vault is unreachable, the controller sends one probe at a time for the w
 
 import enum
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -32,8 +33,12 @@ log = logging.getLogger(__name__)
 FULL_READ = 86_400.0
 # A vault that does not answer occupies one worker for a minute.
 WORKERS = 16
-# The number of consecutive failed polls that are not reported.
+# The number of consecutive polls that fail, or do not answer the queries, and are not reported.
 UNREPORTED_POLLS = 1
+SELECTION_DEFERRED = (
+    "the namespace has spent its budget for comparing objects with select; the controller lists the vault when there is"
+    " budget again"
+)
 
 
 class PolledSync(msgspec.Struct):
@@ -77,13 +82,16 @@ class _GroupState(msgspec.Struct):
     """The state of a group between polls: its members, and when its next poll is.
 
     `group` is the group itself, which its members share. `position` is the place of the next poll in the jitter or
-    interval, from 0 to 1. `deferred_since` is the time (monotonic clock) since which a busy vault defers the poll.
-    `failures` counts consecutive failed polls. `values_were_read` means that members could be read nevertheless, so
-    that only the lists fail.
+    interval, from 0 to 1. The members need the next poll at `due` (monotonic clock). `unanswered` counts consecutive
+    polls without the queries, because the namespace had no budget for them. `deferred_since` is the time since which a
+    busy vault defers the poll. `failures` counts consecutive failed polls. `values_were_read` means that members could
+    be read nevertheless, so that only the lists fail.
     """
 
     group: PollGroup
     position: float
+    due: float = math.inf
+    unanswered: int = 0
     deferred_since: float | None = None
     failures: int = 0
     values_were_read: bool = False
@@ -148,7 +156,7 @@ class Poller:
         member.wanted = wanted
         state.members.add(key)
         state.values_were_read = state.values_were_read or (state.failures > 0 and age == 0)
-        self.queue.add(group, self._until_due(age, group, state))
+        self._schedule_poll(group, state, age)
 
     def leave(self, key: Key) -> None:
         """Remove a SecretSync from the polls, because it was deleted or edited, or failed."""
@@ -166,13 +174,18 @@ class Poller:
         state = self._get_state(group)
         self._selecting[key] = SelectingSync(state.group, query)
         state.selecting.add(key)
-        self.queue.add(group, self._until_due(age, group, state))
+        self._schedule_poll(group, state, age)
 
     def deselect(self, key: Key) -> None:
         """Forget the query of an AKVSync."""
         if selecting := self._selecting.pop(key, None):
             self.groups[selecting.group].selecting.discard(key)
             self._forget_empty(selecting.group)
+
+    def _schedule_poll(self, group: PollGroup, state: _GroupState, age: float | None) -> None:
+        seconds = self._until_due(age, group, state)
+        state.due = min(state.due, self._clock() + seconds)
+        self.queue.add(group, seconds)
 
     def _get_state(self, group: PollGroup) -> _GroupState:
         if group not in self.groups:
@@ -223,7 +236,13 @@ class Poller:
         if state is None:
             return None
         began = self._clock()
-        queries = self._queries_of(group, state)
+        wait = self.compared.wait(group.namespace) if state.selecting else 0.0
+        if wait and began < state.due:
+            return min(wait, state.due - began)  # only the queries are due, and they must wait again
+        self._count_unanswered(state, wait)
+        if wait and not state.members:
+            return self._seconds_until_next(group, state, began, wait)
+        queries = {} if wait else {key: self._selecting[key].query for key in sorted(state.selecting)}
         early = _EarlyResults()
         result = await self._take_snapshot(group, state, tuple(queries.values()), early)
         self._answer_queries(queries, result, state)
@@ -246,8 +265,14 @@ class Poller:
         self.on_polled(group, began, unequal, early.unequal)
         if group not in self.groups:
             return None
+        return self._seconds_until_next(group, state, began, wait)
+
+    def _seconds_until_next(self, group: PollGroup, state: _GroupState, began: float, wait: float) -> float:
+        """Return the seconds until the poll after the one that began then. Queries `wait` for the budget, if any do."""
         state.position = self._rng.random()
-        return self._until_due(self._clock() - began, group, state)
+        seconds = self._until_due(self._clock() - began, group, state)
+        state.due = self._clock() + seconds
+        return min(seconds, wait) if wait else seconds
 
     def _serve_member(self, key: Key, result: PollResult, left: frozenset[str]) -> bool:
         """Hand the result to one SecretSync. Return whether its Secret is equal to it.
@@ -299,12 +324,6 @@ class Poller:
             return state.position * self._jitter
         return backoff.seconds_until_poll(age, group.interval, self._jitter, state.position)
 
-    def _queries_of(self, group: PollGroup, state: _GroupState) -> dict[Key, Query]:
-        """Return the queries for this poll, unless the namespace has spent its budget for them."""
-        if self.compared.wait(group.namespace):
-            return {}
-        return {key: self._selecting[key].query for key in sorted(state.selecting)}
-
     def _answer_queries(self, queries: Mapping[Key, Query], result: PollResult, state: _GroupState) -> None:
         if isinstance(result, VaultSnapshot):
             for (key, query), sighting in zip(queries.items(), result.sightings, strict=True):
@@ -315,6 +334,12 @@ class Poller:
         for key, query in queries.items():
             if key in state.selecting:
                 self.handle_selection(key, query, reported)
+
+    def _count_unanswered(self, state: _GroupState, wait: float) -> None:
+        """Count and report polls whose queries must `wait` for the budget of their namespace."""
+        state.unanswered = state.unanswered + 1 if wait else 0
+        for key in sorted(state.selecting) if state.unanswered > UNREPORTED_POLLS else ():
+            self.handle_selection(key, self._selecting[key].query, errors.SelectionDeferred(SELECTION_DEFERRED))
 
     async def _take_snapshot(
         self, group: PollGroup, state: _GroupState, queries: tuple[Query, ...], early: _EarlyResults

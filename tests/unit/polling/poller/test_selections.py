@@ -9,9 +9,10 @@ from controller.api.select import Select
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.selection import Query, SelectedObject, SelectionSighting
 from controller.domain.snapshot import VaultSnapshot
-from controller.errors import ControllerError
+from controller.errors import ControllerError, SelectionDeferred
 from controller.polling.poll_group import PollGroup
 from controller.polling.poller import FULL_READ
+from controller.runtime import budgets
 from controller.runtime.work_queue import Key
 from tests.unit.polling.poller.harness import HOURLY, IDENTITY, PASS, UNREACHABLE, USER, A, B, PollerHarness
 
@@ -107,18 +108,18 @@ def test_reset_forgets_the_selections(harness: PollerHarness, answers: list[Any]
     assert not answers
 
 
-@pytest.mark.parametrize(("compared", "queries"), [(10, (QUERY,)), (1_000_000, ())])
+@pytest.mark.parametrize(("compared", "polls"), [(10, 2), (1_000_000, 1)])
 def test_comparisons_of_a_poll_use_the_budget_of_the_namespace(
-    harness: PollerHarness, answers: list[Any], compared: int, queries: tuple[Query, ...]
+    harness: PollerHarness, answers: list[Any], compared: int, polls: int
 ) -> None:
     harness.snapshot = VaultSnapshot(listed={"secret": {}}, sightings=(BOTH,), compared=compared)
     other = PollGroup(IDENTITY, "cloud", "other", 3600.0)
     harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
     harness.advance(3600.5)
-    set_sightings(harness, *[BOTH] * len(queries))
+    set_sightings(harness, BOTH)
     harness.poller.select(Key("team", "second"), other, QUERY, 3599.0)
     harness.advance(2)
-    assert harness.queries == [(QUERY,), queries]
+    assert harness.queries == [(QUERY,)] * polls
 
 
 def test_poll_without_a_selection_uses_no_budget(harness: PollerHarness) -> None:
@@ -132,10 +133,60 @@ def test_namespace_without_budget_is_polled_without_its_selections(harness: Poll
     harness.join(A)
     harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
     harness.advance(3599)
-    harness.poller.compared.spend("team", 1_000_000)
+    harness.poller.compared.spend("team", 2 * budgets.COMPARED.limit)
     harness.advance(2)
     assert harness.queries == [()]
     assert not answers
+    assert harness.served_keys == [A]
+
+
+def test_skipped_selections_are_answered_as_soon_as_there_is_budget(harness: PollerHarness, answers: list[Any]) -> None:
+    """Another group of the namespace, which polls shortly before this one, must not delay them for ever."""
+    harness.join(A)
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.advance(3599)
+    harness.poller.compared.spend("team", 2 * budgets.COMPARED.limit)
+    harness.advance(30)
+    assert harness.queries == [()]
+    set_sightings(harness, BOTH)
+    harness.advance(60)
+    assert harness.poll_times == [3600, 3659]
+    assert harness.queries == [(), (QUERY,)]
+    assert answers == [(SHOP, BOTH)]
+    harness.advance(3600)
+    assert harness.poll_times == [3600, 3659, 7259]
+
+
+def test_selections_without_budget_for_an_interval_are_reported(harness: PollerHarness, answers: list[Any]) -> None:
+    harness.join(A)
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    for _ in range(100):
+        harness.poller.compared.spend("team", 2 * budgets.COMPARED.limit)
+        harness.advance(100)
+    assert harness.poll_times == [3600, 7200]  # for the SecretSync alone
+    assert harness.queries == [(), ()]
+    assert [(key, type(seen)) for key, seen in answers] == [(SHOP, SelectionDeferred)]
+
+
+def test_group_of_selections_alone_is_not_listed_without_budget(harness: PollerHarness, answers: list[Any]) -> None:
+    set_sightings(harness, BOTH)
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.advance(3599)
+    harness.poller.compared.spend("team", 2 * budgets.COMPARED.limit)
+    harness.advance(100)
+    assert harness.poll_times == [3659]
+    assert answers == [(SHOP, BOTH)]
+
+
+def test_poll_of_a_member_that_joins_late_is_not_delayed_by_the_budget(
+    harness: PollerHarness, answers: list[Any]
+) -> None:
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.advance(10)
+    harness.poller.compared.spend("team", 100 * budgets.COMPARED.limit)
+    harness.join(A, age=3590.0)
+    harness.advance(11)
+    assert harness.poll_times == [20]
     assert harness.served_keys == [A]
 
 
