@@ -26,7 +26,7 @@ VALUE = "value of the user"
 def tested(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     release = Release(plane, emulator, tmp_path_factory.mktemp("tested"), "tested")
     release.make_namespace()
-    release.install()
+    release.install("--set", "jitterSeconds=3600")  # a fleet needs it, and a test cannot wait for it
     yield release
     release.uninstall()
     plane.kubectl("delete", "namespace", release.namespace)

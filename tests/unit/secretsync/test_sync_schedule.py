@@ -117,6 +117,9 @@ def test_first_check_of_a_new_sync_waits_half_an_interval(is_new: bool, draw: fl
 
 NOW, DATE = 1000.0, datetime(2030, 1, 1, 12, tzinfo=UTC)
 KEY, SOURCE = Key("team", "shop"), make_provider_class()
+TEST_SOURCE = msgspec.structs.replace(
+    SOURCE, spec=msgspec.structs.replace(SOURCE.spec, parameters={"cloudName": "helm-test"})
+)
 IDENTITY = Identity("team", "robot", "client", "tenant")
 WANTED = {"user": ObjectVersionRef(VaultObject(name="user"))}
 RESOLVED = ResolvedSync(IDENTITY, "cloud", "vault", WANTED)
@@ -177,6 +180,7 @@ def remove_sync_time(sync: SecretSync) -> SecretSync:
         pytest.param(make_sync(), Unreadable(SOURCE.metadata, "m"), 1.0, NOW, id="unreadable class"),
         pytest.param(make_sync(), SOURCE, 0.0, NOW, id="new, shortest jitter"),
         pytest.param(make_sync(), SOURCE, 1.0, NOW + 60, id="new, longest jitter"),
+        pytest.param(make_sync(), TEST_SOURCE, 1.0, NOW, id="helm test"),
         pytest.param(make_synced_sync(600, generation=2), SOURCE, 1.0, NOW + 60, id="edited"),
         pytest.param(remove_sync_time(make_synced_sync(600)), SOURCE, 1.0, NOW + 60, id="status without a time"),
     ],
