@@ -184,7 +184,8 @@ def expand_akvsync(
             source=_build_class(akv, made_items), syncs=syncs, retained=names, kept=kept, selects=True
         )
     explicit = {name: {key.item.object for key in secret.keys} for name, secret in secrets.items()}
-    made = expand_choices(selecting, chosen, explicit, RemainingLimits(MAX_PARTS - len(secrets), MAX_GENERATED - size))
+    limits = RemainingLimits(MAX_PARTS - len(secrets), MAX_GENERATED - size, MAX_ITEMS - len(items))
+    made = expand_choices(selecting, chosen, explicit, limits)
     for name, found in made.secrets.items():
         secret = _WantedSecret(
             name, found.entry, [_SecretKey(key, _ClassItem(name), part=part) for key, name, part in found.keys]

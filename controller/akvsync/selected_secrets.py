@@ -14,6 +14,7 @@ from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretSync
 from controller.api.select import Select, SkippedObject
 from controller.domain.decision import REQUIRED_KEYS
 from controller.domain.selection import ObjectChoice, ObjectSelector, SelectionSighting
+from controller.domain.vault_objects import MAX_ITEMS
 from controller.errors import InputError
 
 # Larger than the JSON of a generated SecretSync without labels, annotations and keys: four names and field names.
@@ -23,10 +24,11 @@ _PAIR = 64
 
 
 class RemainingLimits(msgspec.Struct):
-    """The unused part of an AKVSync's limits: number of Secrets, and bytes of their SecretSyncs as JSON."""
+    """The unused part of an AKVSync's limits: Secrets, bytes of their SecretSyncs as JSON, and items of the class."""
 
     secrets: int
     bytes: int
+    items: int
 
 
 class SelectedSecret(msgspec.Struct, frozen=True):
@@ -205,6 +207,7 @@ class _SecretsBuilder:
         existing.keys.extend(keys)
         self._taken[name].add(choice.name.lower())
         lower = choice.name.lower()
+        self._limits.items -= lower not in self._objects
         spelling, only_kept = self._objects.get(lower, (choice.name, True))
         self._objects[lower] = spelling, only_kept and choice.kept
         if choice.kept:
@@ -224,6 +227,8 @@ class _SecretsBuilder:
             _keys_of(entry, choice.name, short)
         ) > self._limits.bytes:
             return "the SecretSyncs of this AKVSync would be too large together: shorten labels and annotations"
+        if not self._limits.items and choice.name.lower() not in self._objects:
+            return f"an AKVSync reads at most {MAX_ITEMS} objects or properties of the vault: split it"
         return ""
 
     def _skip_choice(self, choice: ObjectChoice, problem: str) -> None:

@@ -14,7 +14,7 @@ from controller.api.secretsync import SecretSync
 from controller.domain.generated import class_items
 from controller.domain.provider_class import read_class
 from controller.domain.selection import Query, SelectionCollector, choose_objects
-from controller.domain.vault_objects import ListItem
+from controller.domain.vault_objects import MAX_ITEMS, ListItem
 from controller.errors import InputError
 from tests.support.akv_syncs import akv_sync, source_paths, type_and_keys
 from tests.support.builders import make_item
@@ -240,6 +240,20 @@ def test_object_that_another_entry_names_is_not_kept() -> None:
         "shop-a": False,
         "shop-b": True,
     }
+
+
+def test_selected_objects_above_the_limit_of_the_class_are_skipped() -> None:
+    """Otherwise the class would not be read any more, and all Secrets of the AKVSync would stop following the vault."""
+    mapping = [{"dataKey": f"k{number}", "secretInAKV": f"s{number}"} for number in range(MAX_ITEMS - 3)]
+    akv = akv_sync([{"kubernetesSecretName": "own", "mapping": mapping}, SHOP | {"kubernetesSecretName": "all"}])
+    before = expand_selection(akv, make_vault("shop-a"))
+    generated = expand_selection(akv, make_vault("shop-a", "shop-b", "shop-c", "shop-d", "shop-e"), before)
+    assert generated.source
+    assert len(class_items(generated.source)) == MAX_ITEMS
+    assert read_class(generated.source).vault
+    assert list(source_paths(generated.syncs["all"])) == ["a", "b", "c"]
+    limit = f"an AKVSync reads at most {MAX_ITEMS} objects or properties of the vault: split it"
+    assert list_reasons(generated) == {"shop-d": limit, "shop-e": limit}
 
 
 def test_bytes_of_explicit_entries_reduce_the_limit_of_selected_objects() -> None:
