@@ -1,4 +1,6 @@
-"""Poll a vault once for all SecretSyncs that read it as the same identity. A poll uses list calls, not gets.
+"""Poll a vault once for all SecretSyncs that read it as the same identity.
+
+A poll lists the vault's objects. If gets of the wanted objects need fewer calls, it gets them instead.
 
 A group is due one interval after the earliest of its members was last equal to the vault, plus one random jitter for
 the whole group: with a jitter per member, they could not share lists. A poll finds some members stale. The others are

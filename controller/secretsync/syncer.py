@@ -1,6 +1,6 @@
 """Sync one SecretSync: bring its Secret from the current to the wanted state.
 
-The syncer probes the Secret, fetches values (`ValueFetcher`), decides what to write (`decide_write`), and writes it. It
+The syncer probes a Secret that can exist, fetches values (`ValueFetcher`), decides what to write (`decide_write`), and writes it. It
 raises each failure as a `ControllerError`. It returns `Requeue` if a later attempt can succeed without a change.
 """
 
