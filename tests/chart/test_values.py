@@ -83,6 +83,12 @@ def test_invalid_secret_type_is_refused(kind: str) -> None:
         render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": [kind]}})
 
 
+@pytest.mark.parametrize("types", [[], "", " , "])
+def test_allowed_secret_types_name_at_least_one(types: Any) -> None:
+    with pytest.raises(helm.BadValues, match=r"allowedSecretTypes: is empty"):
+        render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": types}})
+
+
 def test_values_that_helm_adds_are_accepted() -> None:
     assert render("--set", "global.anything=1")
 
