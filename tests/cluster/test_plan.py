@@ -98,7 +98,7 @@ def unprivileged(installed: InstalledRelease, space: Namespace, tmp_path: Path) 
 
 
 def test_forbidden_list_is_explained(unprivileged: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan.main(["--from", "cluster", "--kubeconfig", str(unprivileged)]) == 1
+    assert plan.main(["--from", "cluster", "--kubeconfig", str(unprivileged)]) == 2
     errors = capsys.readouterr().err
     assert "you may not list secretproviderclasses in all namespaces; ask an administrator for the right" in errors
     assert "kubectl get secretproviderclasses --all-namespaces --output yaml" in errors

@@ -32,7 +32,7 @@ SecretSyncs cause it. With --clusters it also plans a fleet of clusters like thi
 Manifests do not show which objects `select` chooses: in a folder, a selection counts only its list calls. Give the
 number of objects in the vault with --objects.
 
-exit codes: 0 there is a plan, 1 there is no plan, 2 bad input or the cluster cannot be reached
+exit codes: 0 there is a plan, 1 there is no plan, 2 bad input, or the cluster cannot be read
 """
 
 
