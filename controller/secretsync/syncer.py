@@ -1,8 +1,8 @@
 """Sync one SecretSync: bring its Secret from the current to the wanted state.
 
 The syncer probes the Secret unless the SecretSync is new. It fetches values (`ValueFetcher`), decides what to write
-(`decide_write`), and writes it. It raises each failure as a `ControllerError`. It returns `Requeue` if a later attempt can
-succeed without a change.
+(`decide_write`), and writes it. It raises each failure as a `ControllerError`. It returns `Requeue` if a later attempt
+can succeed without a change.
 """
 
 import hmac
