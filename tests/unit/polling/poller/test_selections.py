@@ -160,12 +160,22 @@ def test_skipped_selections_are_answered_as_soon_as_there_is_budget(harness: Pol
 def test_selections_without_budget_for_an_interval_are_reported(harness: PollerHarness, answers: list[Any]) -> None:
     harness.join(A)
     harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
-    for _ in range(100):
+    for number in range(100):
         harness.poller.compared.spend("team", 2 * budgets.COMPARED.limit)
         harness.advance(100)
+        if number == 50:
+            harness.join(A)  # after an attempt, which needs no poll before the next one
     assert harness.poll_times == [3600, 7200]  # for the SecretSync alone
     assert harness.queries == [(), ()]
     assert [(key, type(seen)) for key, seen in answers] == [(SHOP, SelectionDeferred)]
+
+
+def test_spent_budget_does_not_concern_a_group_without_selections(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.advance(3599)
+    harness.poller.compared.spend("team", 2 * budgets.COMPARED.limit)
+    harness.advance(3600)
+    assert harness.poll_times == [3600]
 
 
 def test_group_of_selections_alone_is_not_listed_without_budget(harness: PollerHarness, answers: list[Any]) -> None:

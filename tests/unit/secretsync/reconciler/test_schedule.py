@@ -398,6 +398,7 @@ def test_record_of_a_poll_that_could_not_be_written_fetches_no_value(harness: Re
     harness.advance(HOUR)
     assert (harness.sync_times, harness.report_results) == ([], [])
     assert [status.last_group_poll is not None for status in harness.statuses] == [True]
+    assert [round(moment - (HOUR - 600), 3) for moment, _ in harness.reports] == [2.2]  # 2 s, then twice 0.1 s
 
 
 @pytest.mark.parametrize("ends", ["deleted", "lease lost"])
