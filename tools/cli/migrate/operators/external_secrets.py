@@ -50,24 +50,51 @@ def kinds() -> tuple[str, ...]:
 
 
 def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> ConversionResult:
-    """Convert every ExternalSecret among `objects`."""
+    """Convert every ExternalSecret among `objects`.
+
+    The deletion of a ClusterExternalSecret deletes all of its ExternalSecrets. If one of them does not carry over, none
+    of them does.
+    """
     objects = sorted(objects, key=qualified_name)
+    parents: dict[tuple[str, str], SourceObject] = {}
+    result = _convert(objects, options, parents, {})
+    moved = {each.parent for each in result.takeovers if each.parent}
+    left = {parents.get((each.namespace, each.name)): each for each in result.remaining}
+    kept = {parent: child for parent, child in left.items() if parent in moved}
+    return _convert(objects, options, parents, kept) if kept else result
+
+
+def _convert(
+    objects: list[Manifest],
+    options: ConversionOptions,
+    parents: dict[tuple[str, str], SourceObject],
+    kept: Mapping[SourceObject, SourceObject],
+) -> ConversionResult:
+    """Convert every ExternalSecret, and add the ClusterExternalSecret of each to `parents`.
+
+    `kept` are those that must stay, each with an ExternalSecret that does not carry over.
+    """
     result = ConversionResult()
     ours = [each for each in objects if _api_group(each) == GROUP and each["kind"] in kinds()]
     stores = StoreIndex([each for each in objects if each in ours or each["kind"] == "ServiceAccount"], options, result)
     stores.describe()
     taken = wanted_secrets.taken_names(objects)
     made: dict[tuple[str, str], str] = {}
-    parents: dict[tuple[str, str], SourceObject] = {}
     externals = list(_external_secrets(objects, result, parents))
     names = {(namespace_of(source), _secret_name(source, external)) for source, external in externals}
     for source, external in externals:
         about = qualified_name(source)
         origin = SourceObject("externalsecret", namespace_of(source), source["metadata"]["name"])
+        parent = parents.get((origin.namespace, origin.name))
         try:
             secret = _convert_secret(external, source, stores, _ObjectNotes(result, about))
             if first := made.get((secret.namespace, secret.name)):
                 raise InexpressibleSecret(f"{first} writes the same Secret {secret.name}: merge the two by hand")
+            if parent and (child := kept.get(parent)) and not secret.lost:
+                raise InexpressibleSecret(
+                    f"ClusterExternalSecret {parent.name} would be deleted, and with it the Secret of ExternalSecret"
+                    f" {child.namespace}/{child.name}, which is not carried over: give that one another source first"
+                )
             given = secret
             if options.beside or secret.lost:
                 given = msgspec.structs.replace(secret, name=wanted_secrets.name_beside(secret, names))
@@ -80,7 +107,6 @@ def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> Conversi
         made[secret.namespace, secret.name] = about
         names.add((given.namespace, given.name))
         result.read_by(secret)
-        parent = parents.get((origin.namespace, origin.name))
         retain = _RETAIN_ALL if parent else _RETAIN
         takeover = SecretTakeover(
             secret.namespace,

@@ -724,6 +724,24 @@ def test_deletion_of_a_cluster_external_secret_deletes_no_secret() -> None:
     assert page.count("kubectl patch clusterexternalsecret") == 1
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_cluster_external_secret_with_a_lost_secret_stays(beside: bool) -> None:
+    # Its deletion would delete the Secret in the namespace without a store.
+    whole = make_cluster_external_secret(namespaces=["one", "two"])
+    whole["spec"]["externalSecretSpec"]["secretStoreRef"] = {"name": "vault", "kind": "SecretStore"}
+    store = make_store(tenantId=TENANT)
+    store["metadata"]["namespace"] = "one"
+    found = run_migration(store, make_store(), make_external_secret(make_key("a", "x")), whole,
+                          client_id=CLIENT, beside=beside)  # fmt: skip
+    assert [each.namespace for each in found.takeovers] == ["shop"]
+    assert [(each.namespace, each.name) for each in found.remaining] == [("one", "all"), ("two", "all")]
+    assert "two/all: is not carried over: SecretStore two/vault is not among the manifests" in join_notes(found)
+    assert "one/all: is not carried over: ClusterExternalSecret all would be deleted, and with it the Secret of" in (
+        join_notes(found)
+    )
+    assert "delete clusterexternalsecret" not in report(found, EXTERNAL_SECRETS, "")
+
+
 def test_external_secret_of_a_cluster_external_secret_is_converted_once() -> None:
     made = make_external_secret(make_key("a", "x"), name="all")
     found = run_migration(
