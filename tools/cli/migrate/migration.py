@@ -75,7 +75,7 @@ def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> M
         if each.get("kind") == SecretSync.kind
     }
     result = Migration([], [], [], [], [])
-    names = _list_names(classes)
+    names = _MigrationNames(classes)
     secrets: dict[tuple[str, str], tuple[str, list[MountedFile]]] = {}
     for source in classes:
         if (provider := source.get("spec", {}).get("provider")) != "azure":
@@ -87,6 +87,9 @@ def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> M
         own = [mount for mount in mounts if mount.class_key == key]
         if own or key not in moved:
             secrets[key] = _migrate_class(source, own, options, result, names)
+        else:
+            for wanted in source["spec"].get("secretObjects") or []:
+                names.claim_secret(key[0], str(wanted.get("secretName", "")), key[1])
     for workload in {qualified_name(mount.workload): mount.workload for mount in mounts}.values():
         own = [mount for mount in mounts if mount.workload is workload]
         if (patch := build_patch(workload, own, secrets, result.notes)) is not None:
@@ -95,27 +98,50 @@ def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> M
     return result
 
 
-class _TakenNames(NamedTuple):
-    """The classes by namespace and name, and the class whose secretObject has each Secret's name."""
+class _MigrationNames:
+    """The names of classes and Secrets: those of the input, and those that the migration gave."""
 
-    classes: Mapping[tuple[str, str], Manifest]
-    secrets: Mapping[tuple[str, str], str]
+    def __init__(self, classes: Iterable[Manifest]) -> None:
+        self._classes = {(namespace_of(each), str(each["metadata"]["name"])): each for each in classes}
+        self._wanted = {
+            (where, str(wanted.get("secretName", "")))
+            for (where, _), each in self._classes.items()
+            if each.get("spec", {}).get("provider") == "azure"
+            for wanted in each["spec"].get("secretObjects") or []
+        }
+        self._given: set[tuple[str, str]] = set()
+        # A class that is mounted makes a Secret with its own name.
+        self._reserved = set(self._classes)
+        self._makers: dict[tuple[str, str], str] = {}
 
+    def name_class(self, edited: Manifest, understood: ProviderConfig) -> None:
+        """Give an edited class a name that no other class has. An equal one comes from an earlier run."""
+        where, name = namespace_of(edited), edited["metadata"]["name"]
+        while (where, name) in self._given or (
+            (other := self._classes.get((where, name))) and _parse_class(other) != understood
+        ):
+            name += SUFFIX
+        self._given.add((where, name))
+        edited["metadata"]["name"] = name
 
-def _list_names(classes: Iterable[Manifest]) -> _TakenNames:
-    names: dict[tuple[str, str], Manifest] = {}
-    secrets: dict[tuple[str, str], str] = {}
-    for each in classes:
-        where, name = namespace_of(each), str(each["metadata"]["name"])
-        names[where, name] = each
-        spec = each.get("spec", {})
-        for wanted in (spec.get("secretObjects") or []) if spec.get("provider") == "azure" else []:
-            secrets.setdefault((where, str(wanted.get("secretName", ""))), name)
-    return _TakenNames(names, secrets)
+    def claim_secret(self, where: str, secret: str, maker: str) -> str:
+        """Let the class `maker` make a Secret. If a secretObject makes it already, return the class of that one."""
+        if first := self._makers.get((where, secret)):
+            return first
+        self._makers[where, secret] = maker
+        return ""
+
+    def name_secret(self, where: str, name: str) -> str:
+        """Return the name of the Secret with the files of the class `name`. No other Secret has it."""
+        secret = name
+        while (where, secret) in self._wanted or (secret != name and (where, secret) in self._reserved):
+            secret += "-files"
+        self._reserved.add((where, secret))
+        return secret
 
 
 def _migrate_class(
-    source: Manifest, mounts: Sequence[CsiMount], options: MigrationOptions, result: Migration, names: _TakenNames
+    source: Manifest, mounts: Sequence[CsiMount], options: MigrationOptions, result: Migration, names: _MigrationNames
 ) -> tuple[str, list[MountedFile]]:
     """Add the edited class and its SecretSyncs to the result.
 
@@ -134,11 +160,7 @@ def _migrate_class(
         edited["metadata"]["name"] = name
         edited["spec"] = source["spec"]
     else:
-        # Another class with this name would be overwritten. An equal one comes from an earlier run.
-        while (other := names.classes.get((namespace_of(source), edited["metadata"]["name"]))) and (
-            _parse_class(other) != understood
-        ):
-            edited["metadata"]["name"] += SUFFIX
+        names.name_class(edited, understood)
         say(
             f"the class {edited['metadata']['name']} is created beside it, so that mounts work until their workloads"
             " are patched; delete this class at the end"
@@ -150,20 +172,19 @@ def _migrate_class(
     keys = {file.path: file.key for file in files}
     syncs = []
     for wanted in source["spec"].get("secretObjects") or []:
-        first = names.secrets[namespace_of(source), str(wanted.get("secretName", ""))]
-        if first != name:
-            say(f"secretObject {wanted.get('secretName')} is left out: SecretProviderClass {first} makes this Secret")
-        elif (sync := _convert_secret_object(wanted, edited, account, keys, say)) is not None:
-            syncs.append(sync)
-            result.replaced.append(f"{namespace_of(source)}/{sync['metadata']['name']}")
+        if (sync := _convert_secret_object(wanted, edited, account, keys, say)) is None:
+            continue
+        if first := names.claim_secret(namespace_of(source), sync["metadata"]["name"], name):
+            say(f"secretObject {wanted['secretName']} is left out: SecretProviderClass {first} makes this Secret")
+            continue
+        syncs.append(sync)
+        result.replaced.append(f"{namespace_of(source)}/{sync['metadata']['name']}")
     if not mounts and syncs:
         result.manifests.extend(syncs)
         return "", []
     secret = _sync_with_all(syncs, files)
     if secret is None:
-        secret = name
-        while (where := (namespace_of(source), secret)) in names.secrets or (secret != name and where in names.classes):
-            secret += "-files"
+        secret = names.name_secret(namespace_of(source), name)
         data = [{"sourcePath": file.path, "targetKey": file.key} for file in files]
         syncs.append(_make_sync(secret, edited, account, {"type": DEFAULT_TYPE, "data": data}))
     else:

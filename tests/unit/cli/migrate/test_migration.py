@@ -151,6 +151,37 @@ def test_edited_class_does_not_replace_another_one(vault: str, name: str) -> Non
     assert made[0]["metadata"]["name"] == name
 
 
+def test_two_edited_classes_have_different_names() -> None:
+    objects = [make_class(name=name, keyvaultName=name, usePodIdentity="true") for name in ("web", "web-akv")]
+    made = select_kind(migrate_manifests(*objects), "SecretProviderClass")
+    assert [(each["metadata"]["name"], each["spec"]["parameters"]["keyvaultName"]) for each in made] == [
+        ("web-akv-akv", "web"), ("web-akv-akv-akv", "web-akv"),
+    ]  # fmt: skip
+
+
+def test_secret_object_is_left_out_only_if_another_one_makes_the_secret() -> None:
+    wanted = [{"secretName": "s", "type": "Opaque", "data": DATA}]
+    invalid = make_class("objectName: db-password", name="a", keyvaultName="", secret_objects=wanted)
+    incomplete = make_class("objectName: other", name="b", secret_objects=wanted)
+    twice = make_class("objectName: db-password", name="c", secret_objects=wanted * 2)
+    found = migrate_manifests(invalid, incomplete, twice)
+    made = [(each["metadata"]["name"], each["spec"]["secretProviderClassName"])
+            for each in select_kind(found, "SecretSync")]  # fmt: skip
+    assert made == [("b", "b"), ("s", "c")]
+    assert found.replaced == ["shop/s"]
+    assert join_notes(found).count("is left out: SecretProviderClass c makes this Secret") == 1
+
+
+def test_secret_object_of_a_class_that_has_moved_is_not_made_again() -> None:
+    wanted = [{"secretName": "s", "type": "Opaque", "data": DATA}]
+    moved, other = (make_class("objectName: db-password", name=name, secret_objects=wanted) for name in ("a", "b"))
+    spec = {"secretProviderClassName": "a"}
+    sync = {"kind": "SecretSync", "metadata": {"name": "s", "namespace": "shop"}, "spec": spec}
+    found = migrate_manifests(moved, sync, other)
+    assert [each["metadata"]["name"] for each in select_kind(found, "SecretSync")] == ["b"]
+    assert "is left out: SecretProviderClass a makes this Secret" in join_notes(found)
+
+
 def test_secret_with_the_name_of_its_class_causes_no_collision() -> None:
     tls = {"secretName": "app", "type": "kubernetes.io/tls", "data": [{"objectName": "a", "key": "tls.crt"}]}
     found = migrate_manifests(make_class(secret_objects=[tls]), make_workload())
