@@ -12,7 +12,7 @@ import pytest
 import yaml
 from msgspec import inspect
 
-from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, nested, render, render_text
+from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, build_environment, nested, render, render_text
 from tools.cli.common import helm
 from tools.codegen import values
 
@@ -87,6 +87,13 @@ def test_invalid_secret_type_is_refused(kind: str) -> None:
 def test_allowed_secret_types_name_at_least_one(types: Any) -> None:
     with pytest.raises(helm.BadValues, match=r"allowedSecretTypes: is empty"):
         render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": types}})
+
+
+@pytest.mark.parametrize(("version", "applied"), [(WITHOUT_POLICIES, True), (NEWEST, False)])
+def test_allowed_secret_types_can_be_empty_without_policies(version: str, *, applied: bool) -> None:
+    group = {"allowedSecretTypes": [], "applyPolicies": applied}
+    given = {"validatingAdmissionPolicies": group, "acceptUnrestrictedTokens": True}
+    assert "ALLOWED_SECRET_TYPES" not in build_environment(render(given=given, version=version))
 
 
 def test_values_that_helm_adds_are_accepted() -> None:
