@@ -170,8 +170,23 @@ def test_alerts_of_a_release_are_about_its_own_series(
     programs: Path, tmp_path: Path, series: dict[str, str], alert: str | None
 ) -> None:
     on = {"enabled": True, "renderMode": "alwaysRender"}
-    given = {"prometheusRule": on, "serviceMonitor": on, "watchNamespaces": ["shop", "shop-2"]}
-    file = tmp_path / "rules.yaml"
+    check_firing_alert(programs, tmp_path, series, alert, {"serviceMonitor": on})
+
+
+def test_alert_of_a_scrape_with_the_namespace_of_the_pod_fires(programs: Path, tmp_path: Path) -> None:
+    """Without the ServiceMonitor's honorLabels, Prometheus renames the namespace of the SecretSync."""
+    labels = '{namespace="azure-secret-store", exported_namespace="shop", name="s"}'
+    series = {f"{LAST_SYNC}{labels}": "0x300", LEADER_HERE: "1x300"}
+    check_firing_alert(programs, tmp_path, series, "AkvSecretNotKept", {})
+
+
+def check_firing_alert(
+    programs: Path, folder: Path, series: dict[str, str], alert: str | None, values: dict[str, Any]
+) -> None:
+    """Check the alert that fires after four hours in a release that serves two namespaces."""
+    on = {"enabled": True, "renderMode": "alwaysRender"}
+    given = {"prometheusRule": on, "watchNamespaces": ["shop", "shop-2"], **values}
+    file = folder / "rules.yaml"
     file.write_text(yaml.safe_dump(get_object(render_chart(given=given), "PrometheusRule")["spec"]))
     firing = "count by (alertname) (ALERTS{alertstate='firing'})"
     found = [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if alert else []
@@ -185,8 +200,8 @@ def test_alerts_of_a_release_are_about_its_own_series(
             }
         ],
     }
-    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(tests))
-    run_promtool(programs, "test", "rules", str(tmp_path / "tests.yaml"))
+    (folder / "tests.yaml").write_text(yaml.safe_dump(tests))
+    run_promtool(programs, "test", "rules", str(folder / "tests.yaml"))
 
 
 def test_promtool_accepts_the_names_of_all_metrics(programs: Path, controller: PodProcess) -> None:

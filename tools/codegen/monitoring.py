@@ -9,8 +9,8 @@ MAX_AGE = "10800"
 """Seconds after which a Secret counts as not synced. The chart computes it as rotationPollIntervalInSeconds (by default
 one hour) and two more hours, so that a restart or a short outage of a vault raises no alert."""
 OF_SECRETS = "_timestamp_seconds)"
-"""The end of a metric of SecretSyncs in a rule. With watchNamespaces, the chart adds these namespaces, because another
-release has other intervals."""
+"""The end of a metric of SecretSyncs in a rule. With a ServiceMonitor, the chart adds the namespaces of
+watchNamespaces, because another release has other intervals."""
 NO_PODS = "absent(akv_secret_store_leader)"
 """No pod is scraped. With a ServiceMonitor, whose metrics have the label, the chart adds the release's namespace."""
 
