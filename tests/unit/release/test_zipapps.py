@@ -18,6 +18,7 @@ from tools.release.standalone.zipapps import ZippedTool
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}-{os.uname().machine}"
 PROGRAM = b"import sys, helper\nprint(helper.NAME, *sys.argv[1:])\nsys.exit(7)\n"
 TOOL = ZippedTool("greet", "greeting")
+LAUNCHER = {"tools/cli/common/launch.py": (project.ROOT / "tools/cli/common/launch.py").read_bytes()}
 
 
 def write_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
@@ -28,12 +29,12 @@ def write_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
     return path
 
 
-def write_tool(folder: Path, *, wheels: dict[str, list[Path]] | None = None) -> Path:
+def write_tool(folder: Path, program: bytes = PROGRAM, *, wheels: dict[str, list[Path]] | None = None) -> Path:
     if wheels is None:
-        program = {"helper.py": b"NAME = 'hello'\n", "helper-1.data/scripts/run": b"#!/bin/sh\n"}
-        wheels = {HERE: [write_wheel(folder, "helper", program)]}
+        helper = {"helper.py": b"NAME = 'hello'\n", "helper-1.data/scripts/run": b"#!/bin/sh\n"}
+        wheels = {HERE: [write_wheel(folder, "helper", helper)]}
     path = folder / "greet"
-    path.write_bytes(zipapps.pack(TOOL, {"greeting.py": PROGRAM}, wheels))
+    path.write_bytes(zipapps.pack(TOOL, {"greeting.py": program, **LAUNCHER}, wheels))
     path.chmod(0o755)
     return path
 
@@ -50,6 +51,14 @@ def test_tool_runs_with_its_wheels_arguments_and_exit_code(tmp_path: Path) -> No
     assert (done.stdout, done.returncode) == ("hello a b --c\n", 7), done.stderr
     [unpacked] = (tmp_path / ".cache" / "akv-secret-store").iterdir()
     assert (unpacked / "app" / "bin" / "run").stat().st_mode & 0o111, "the program of the wheel is not executable"
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_ctrl_c_during_the_imports_ends_in_one_line(tmp_path: Path, *, has_cache: bool) -> None:
+    (tmp_path / "file").write_text("")
+    program = write_tool(tmp_path, b"raise KeyboardInterrupt")
+    done = run(program, cache=None if has_cache else tmp_path / "file" / "cache")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "\nstopped\n", 130)
 
 
 def test_second_run_unpacks_nothing(tmp_path: Path) -> None:

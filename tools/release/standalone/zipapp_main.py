@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 
 INDEX = "contents.json"
+LAUNCHER = "tools.cli.common.launch"
 
 
 def run():  # noqa: RET503 -- execve does not return
@@ -50,7 +51,7 @@ def _cache():
 
 def _command(module):
     # type: (str) -> list[str]
-    return [sys.executable, "-P", "-s", "-m", module, *sys.argv[1:]]
+    return [sys.executable, "-P", "-s", "-m", LAUNCHER, module, *sys.argv[1:]]
 
 
 def _environment(folder):
