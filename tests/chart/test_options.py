@@ -393,7 +393,10 @@ def test_scrape_timeout_longer_than_the_interval_is_refused(interval: str, timeo
     assert render_scrape(interval, timeout, enabled=False)
 
 
-@pytest.mark.parametrize(("interval", "timeout"), [("25s", "25s"), ("1m30s", "90s"), ("1d", "24h"), ("1s", "999ms")])
+# A number with a zero before it is not octal.
+@pytest.mark.parametrize(
+    ("interval", "timeout"), [("25s", "25s"), ("1m30s", "90s"), ("1d", "24h"), ("1s", "999ms"), ("090s", "010s")]
+)
 def test_scrape_timeout_up_to_the_interval_is_accepted(interval: str, timeout: str) -> None:
     assert render_scrape(interval, timeout)
 
