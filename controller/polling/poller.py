@@ -241,6 +241,7 @@ class Poller:
         wait = self.compared.wait(group.namespace) if state.selecting else 0.0
         if wait and began < state.due:
             return min(wait, state.due - began)  # only the queries are due, and they must wait again
+        state.due = math.inf  # a SecretSync that joins during the poll can need the next one earlier
         self._count_unanswered(state, wait)
         if wait and not state.members:
             return self._seconds_until_next(group, state, began, wait)
@@ -255,7 +256,9 @@ class Poller:
             if failure is FailedPoll.LISTS_FAIL:
                 result = None
             elif state.members or state.selecting:
-                return self._report_failure(group, state, failure, result, began)
+                seconds = self._report_failure(group, state, failure, result, began)
+                state.due = min(state.due, self._clock() + seconds)
+                return seconds
             else:
                 return None  # all left the group during the poll, and those that are back have a state of their own
         left = _left_selections(queries, result)
@@ -273,7 +276,7 @@ class Poller:
         """Return the seconds until the poll after the one that began then. Queries `wait` for the budget, if any do."""
         state.position = self._rng.random()
         seconds = self._until_due(self._clock() - began, group, state)
-        state.due = self._clock() + seconds
+        state.due = min(state.due, self._clock() + seconds)
         return min(seconds, wait) if wait else seconds
 
     def _serve_member(self, key: Key, result: PollResult, left: frozenset[str]) -> bool:

@@ -219,3 +219,36 @@ def test_poll_does_not_answer_a_selection_that_left_its_group(
     harness.advance(5)
     assert answers == []
     assert harness.served_keys == ([] if fails else [A])
+
+
+def test_poll_of_a_member_that_joins_during_a_poll_is_not_delayed_by_the_budget(
+    harness: PollerHarness, answers: list[Any]
+) -> None:
+    set_sightings(harness, BOTH)
+    harness.poll_seconds = 20
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.advance(3610)
+    harness.join(A, age=3570.0)
+    harness.poller.compared.spend("team", 100 * budgets.COMPARED.limit)
+    harness.advance(15)
+    set_sightings(harness)
+    harness.advance(45)
+    assert harness.poll_times == [3600, 3640]
+    assert harness.served_keys == [A, A]
+
+
+def test_probe_of_an_unreachable_vault_is_not_delayed_by_the_budget(harness: PollerHarness, answers: list[Any]) -> None:
+    """The SecretSyncs wait for the probe, and the failed poll was sent earlier than they needed one."""
+    harness.join(A)
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.advance(3599)
+    harness.poller.compared.spend("team", 2 * budgets.COMPARED.limit)
+    harness.advance(59)
+    harness.snapshot = UNREACHABLE
+    harness.advance(1.5)
+    assert harness.poll_times == [3600, 3659]
+    harness.poller.compared.spend("team", 100 * budgets.COMPARED.limit)
+    harness.snapshot = VaultSnapshot(listed={"secret": {}})
+    harness.advance(60)
+    assert len(harness.poll_times) == 3
+    assert harness.served_keys == [A, A]
