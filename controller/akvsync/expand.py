@@ -184,14 +184,20 @@ def expand_akvsync(
             source=_build_class(akv, made_items), syncs=syncs, retained=names, kept=kept, selects=True
         )
     explicit = {name: {key.item.object for key in secret.keys} for name, secret in secrets.items()}
-    limits = RemainingLimits(MAX_PARTS - len(secrets), MAX_GENERATED - size, MAX_ITEMS - len(items))
+    others = frozenset(made_items)
+    limits = RemainingLimits(
+        secrets=MAX_PARTS - len(secrets),
+        bytes=MAX_GENERATED - size,
+        items=MAX_ITEMS - len(items),
+        class_bytes=MAX_SPEC - _class_size(_class_parameters(akv, made_items)),
+        named=others,
+    )
     made = expand_choices(selecting, chosen, explicit, limits)
     for name, found in made.secrets.items():
         secret = _WantedSecret(
             name, found.entry, [_SecretKey(key, _ClassItem(name), part=part) for key, name, part in found.keys]
         )
         syncs[name] = _build_sync(akv, secret, histories)
-    others = frozenset(made_items)
     made_items |= {
         name: _class_item(name, histories.get(name, 1), keep=keep)
         for name, keep in sorted(made.objects.items())
@@ -375,13 +381,8 @@ def _kept_objects(sync: SecretSync, items: Mapping[str, ClassItem]) -> tuple[str
 def _build_class(akv: AKVSync, items: dict[str, ClassItem]) -> SecretProviderClass | None:
     if not items:
         return None
-    parameters = {
-        "clientID": akv.spec.client_id,
-        "tenantID": akv.spec.tenant_id,
-        "keyvaultName": akv.spec.keyvault_name,
-        "objects": as_objects(items),
-    }
-    if (size := len(msgspec.json.encode({"provider": "azure", "parameters": parameters}))) > MAX_SPEC:
+    parameters = _class_parameters(akv, items)
+    if (size := _class_size(parameters)) > MAX_SPEC:
         raise InputError(
             f"the SecretProviderClass that this makes has {size} bytes as JSON, and {MAX_SPEC} are read: split the"
             " AKVSync, or shorten the paths of its properties"
@@ -390,6 +391,20 @@ def _build_class(akv: AKVSync, items: dict[str, ClassItem]) -> SecretProviderCla
         metadata=_child_metadata(akv, akv.metadata.name),
         spec=SecretProviderClassSpec(provider="azure", parameters=parameters),
     )
+
+
+def _class_parameters(akv: AKVSync, items: Mapping[str, ClassItem]) -> dict[str, str]:
+    return {
+        "clientID": akv.spec.client_id,
+        "tenantID": akv.spec.tenant_id,
+        "keyvaultName": akv.spec.keyvault_name,
+        "objects": as_objects(items),
+    }
+
+
+def _class_size(parameters: Mapping[str, str]) -> int:
+    """Return the bytes of a generated class's spec as JSON."""
+    return len(msgspec.json.encode({"provider": "azure", "parameters": parameters}))
 
 
 def _build_sync(akv: AKVSync, secret: _WantedSecret, histories: dict[str, int]) -> SecretSync:

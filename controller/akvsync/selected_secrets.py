@@ -21,14 +21,21 @@ from controller.errors import InputError
 _FRAME = 1536
 # Larger than the JSON of one key without its name, object and part.
 _PAIR = 64
+# Larger than the JSON of one item of the class without the object's name, also if the object is kept later.
+_ITEM = 72
 
 
-class RemainingLimits(msgspec.Struct):
-    """The unused part of an AKVSync's limits: Secrets, bytes of their SecretSyncs as JSON, and items of the class."""
+class RemainingLimits(msgspec.Struct, kw_only=True):
+    """The unused part of an AKVSync's limits: Secrets, bytes of their SecretSyncs, and items and bytes of the class.
+
+    Bytes are those of JSON. `named` are the items that the class has already, by their names in sourcePaths.
+    """
 
     secrets: int
     bytes: int
     items: int
+    class_bytes: int
+    named: Collection[str]
 
 
 class SelectedSecret(msgspec.Struct, frozen=True):
@@ -207,7 +214,9 @@ class _SecretsBuilder:
         existing.keys.extend(keys)
         self._taken[name].add(choice.name.lower())
         lower = choice.name.lower()
-        self._limits.items -= lower not in self._objects
+        if self._adds_item(choice):
+            self._limits.items -= 1
+            self._limits.class_bytes -= _ITEM + len(choice.name)
         spelling, only_kept = self._objects.get(lower, (choice.name, True))
         self._objects[lower] = spelling, only_kept and choice.kept
         if choice.kept:
@@ -227,9 +236,17 @@ class _SecretsBuilder:
             _keys_of(entry, choice.name, short)
         ) > self._limits.bytes:
             return "the SecretSyncs of this AKVSync would be too large together: shorten labels and annotations"
-        if not self._limits.items and choice.name.lower() not in self._objects:
-            return f"an AKVSync reads at most {MAX_ITEMS} objects or properties of the vault: split it"
+        if self._adds_item(choice):
+            if not self._limits.items:
+                return f"an AKVSync reads at most {MAX_ITEMS} objects or properties of the vault: split it"
+            # The size is an estimate, and the item of an object that already has a Secret can be smaller.
+            if choice.is_new and _ITEM + len(choice.name) > self._limits.class_bytes:
+                return "the SecretProviderClass of this AKVSync would be too large: split the AKVSync"
         return ""
+
+    def _adds_item(self, choice: ObjectChoice) -> bool:
+        """Return whether the class has no item of this object yet."""
+        return choice.name.lower() not in self._objects and choice.name not in self._limits.named
 
     def _skip_choice(self, choice: ObjectChoice, problem: str) -> None:
         self._skipped.setdefault(choice.name, problem)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
 from controller.akvsync.selected_secrets import selected_before
 from controller.api.akvsync import MAX_GENERATED, MAX_PARTS, AKVSync
+from controller.api.meta import MAX_SPEC
 from controller.api.secretsync import SecretSync
 from controller.domain.generated import class_items
 from controller.domain.provider_class import read_class
@@ -254,6 +255,33 @@ def test_selected_objects_above_the_limit_of_the_class_are_skipped() -> None:
     assert list(source_paths(generated.syncs["all"])) == ["a", "b", "c"]
     limit = f"an AKVSync reads at most {MAX_ITEMS} objects or properties of the vault: split it"
     assert list_reasons(generated) == {"shop-d": limit, "shop-e": limit}
+
+
+def test_selected_object_that_another_entry_names_is_one_item_of_the_class() -> None:
+    names = [f"s{number}" for number in range(MAX_ITEMS - 2)]
+    mapping = [{"dataKey": name, "secretInAKV": name} for name in (*names, "shop-a", "shop-b")]
+    akv = akv_sync([{"kubernetesSecretName": "own", "mapping": mapping}, SHOP | {"kubernetesSecretName": "all"}])
+    generated = expand_selection(akv, make_vault("shop-a", "shop-b", "shop-c"))
+    assert generated.source
+    assert len(class_items(generated.source)) == MAX_ITEMS
+    assert list(source_paths(generated.syncs["all"])) == ["a", "b"]
+    assert list(list_reasons(generated)) == ["shop-c"]
+
+
+def test_selected_objects_that_would_make_the_class_too_large_are_skipped() -> None:
+    """Otherwise the AKVSync would be refused as a whole, and no other object would get a Secret."""
+    names = [f"s{number}-{'x' * 100}" for number in range(850)]
+    mapping = [{"dataKey": f"k{number}", "secretInAKV": name} for number, name in enumerate(names)]
+    akv = akv_sync([{"kubernetesSecretName": "own", "mapping": mapping}, SHOP | {"kubernetesSecretName": "all"}])
+    before = expand_selection(akv, make_vault("shop-a"))
+    new = [f"shop-{letter * 100}" for letter in "bcde"]
+    generated = expand_selection(akv, make_vault("shop-a", *new), before)
+    assert generated.source
+    assert len(msgspec.json.encode(generated.source.spec)) <= MAX_SPEC
+    assert "a" in source_paths(generated.syncs["all"])
+    assert set(list_reasons(generated).values()) == {
+        "the SecretProviderClass of this AKVSync would be too large: split the AKVSync"
+    }
 
 
 def test_bytes_of_explicit_entries_reduce_the_limit_of_selected_objects() -> None:
