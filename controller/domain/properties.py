@@ -30,6 +30,8 @@ MAX_NAMES = 10
 _STEPS = re.compile(rf"\.?(?:((?:{PROPERTY_LETTER})+)|({PROPERTY_INDEX}))")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _INDEX = re.compile(r"[0-9]{1,6}")
+# A comment of JavaScript. A text of YAML without quotes hardly ever has this form.
+_COMMENT = re.compile(r"//\s|/\*.*?\*/", re.DOTALL)
 _JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _YAML_CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -164,7 +166,9 @@ def _find_json_mistake(text: str, error: json.JSONDecodeError) -> str:
     # YAML has more of them: in C:\apps, it reads the bell character.
     if error.msg.startswith("Invalid \\"):
         return rf"has a backslash that JSON does not have (line {error.lineno}): write \\"
-    if error.msg.startswith("Expecting ',' delimiter") and text.startswith(("//", "/*"), error.pos):
+    # Before a value or a name, it can also be a text of YAML, such as //server/share or /*.pem.
+    is_between = error.msg.startswith("Expecting ',' delimiter") and text.startswith(("//", "/*"), error.pos)
+    if is_between or (error.msg.startswith("Expecting") and _COMMENT.match(text, error.pos)):
         return f"has a comment, which JSON does not have (line {error.lineno}): remove it"
     return ""
 

@@ -116,6 +116,7 @@ def test_numbers_within_objects_keep_their_digits() -> None:
         (r'"\x41": 1', "A", "1"),
         (r'{a: "\x41"}', "a", "A"),
         ('{"a": //server/share}', "a", "//server/share"),
+        ('{"a": /*.pem}', "a", "/*.pem"),
     ],
 )  # fmt: skip
 def test_yaml_is_read_as_its_text(document: str, path: str, expected: str) -> None:
@@ -158,6 +159,9 @@ def test_yaml_is_read_as_its_text(document: str, path: str, expected: str) -> No
         (r'{"b": "%s", "a": "C:\users"}', "a", r"has a backslash that JSON does not have (line 1): write \\"),
         ('{"a": 1 // one\n, "b": "%s"}', "a", "has a comment, which JSON does not have (line 1): remove it"),
         ('[\n{"a": true /* on */, "b": "%s"}]', "[0].a", "has a comment, which JSON does not have (line 2): remove it"),
+        ('{"a": /* one */ "%s"}', "a", "has a comment, which JSON does not have (line 1): remove it"),
+        ('{"a": 1, /* two */ "b": "%s"}', "b", "has a comment, which JSON does not have (line 1): remove it"),
+        ('["%s",\n// two\n"b"]', "[1]", "has a comment, which JSON does not have (line 2): remove it"),
         ("a: %s\0", "a", "neither JSON nor YAML"),
         ("%%a\n" * 9 + "a: %s", "a", "too many lines that begin with %"),
     ],
