@@ -153,7 +153,7 @@ class FederatedCredential:
             if self._token and now < self._renew_at:
                 return self._token
             if self._failure and time.monotonic() < self._failure[0]:
-                raise self._failure[1].bare()
+                return self._unrenewed_token(self._failure[1])
             self._asked_at = time.monotonic()
             try:
                 token = await self._exchange_token()
@@ -162,18 +162,21 @@ class FederatedCredential:
             except ControllerError as error:
                 self.count_failure(self._host)
                 self._has_failed = True
-                now = time.time()  # the exchange can have taken longer than its failure is remembered
-                if self._token and self._token.expires_on > now:
-                    self._renew_at = now + REMEMBER_FAILURE  # early renewal failed; the current token is valid
-                    return self._token
+                # The exchange can have taken longer than its failure is remembered.
                 self._failure = (time.monotonic() + (error.retry_after or REMEMBER_FAILURE), error)
-                raise
+                return self._unrenewed_token(error)
             # If the renewal failed, the SDK returns the old token. Half of the remaining time limits the number of
             # attempts.
             left = token.expires_on - now
             self._token, self._failure, self._has_failed = token, None, False
             self._renew_at = now + max(left - RENEW_BEFORE, left / 2)
             return token
+
+    def _unrenewed_token(self, error: ControllerError) -> AccessTokenInfo:
+        """Return the old token while it is valid. Otherwise, raise the error of its renewal."""
+        if self._token and self._token.expires_on > time.time():
+            return self._token
+        raise error.bare()
 
     def note_refusal(self, token: str) -> None:
         """Record that a vault refused this token.

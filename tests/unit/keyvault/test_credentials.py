@@ -485,6 +485,18 @@ async def test_entra_that_gets_too_many_requests_gets_one_a_minute(harness: Entr
     )
 
 
+async def test_throttled_renewal_is_repeated_once_a_minute(harness: EntraHarness) -> None:
+    """One of the identity's vaults refuses the token that the others accept."""
+    harness.entra.add_responses(make_token_response("t1"))
+    assert await harness.get_token() == "t1"
+    harness.entra.default_response = lambda _: make_refusal("AADSTS50196")
+    for _ in range(48):
+        harness.now += 5
+        harness.credential.note_refusal("t1")
+        assert await harness.get_token() == "t1"
+    assert len(harness.entra.requests) == 1 + 4
+
+
 async def test_retry_after_of_too_many_requests_counts(harness: EntraHarness) -> None:
     refusal = make_refusal("AADSTS50196")
     headers = {**refusal.headers, "Retry-After": "17"}
