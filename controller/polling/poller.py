@@ -240,7 +240,8 @@ class Poller:
         began = self._clock()
         wait = self.compared.wait(group.namespace) if state.selecting else 0.0
         if wait and began < state.due:
-            return min(wait, state.due - began)  # only the queries are due, and they must wait again
+            # Only the queries are due, and they must wait again. The rest of their wait can be a rounding error.
+            return min(max(wait, backoff.FIRST_RETRY), state.due - began)
         state.due = math.inf  # a SecretSync that joins during the poll can need the next one earlier
         self._count_unanswered(state, wait)
         if wait and not state.members:

@@ -252,3 +252,14 @@ def test_probe_of_an_unreachable_vault_is_not_delayed_by_the_budget(harness: Pol
     harness.advance(60)
     assert len(harness.poll_times) == 3
     assert harness.served_keys == [A, A]
+
+
+def test_rounded_rest_of_the_wait_occupies_no_worker(
+    harness: PollerHarness, answers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum with such a rest can equal the time itself, so the group would be due again at once."""
+    rests = [1e-12] * 100
+    monkeypatch.setattr(harness.poller.compared, "wait", lambda _namespace: rests.pop() if rests else 0.0)
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.advance(3601)
+    assert len(rests) >= 98
