@@ -233,6 +233,8 @@ class Reconciler:
             return await self._reconcile_sync(key, sync, state, written)
         except Exception as error:
             self._rate_limited_log.log_unexpected(error)
+            # The next attempt fetches all keys. A poll would compare only the keys from before the last edit.
+            self.poller.leave(key)
             state.settle_crash(self._rng, self._clock.monotonic())
             return state.seconds_until_due(self._clock.monotonic())
         finally:

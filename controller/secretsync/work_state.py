@@ -209,9 +209,13 @@ class WorkState(msgspec.Struct):
         return True
 
     def on_drift(self, began: float) -> None:
-        """Record that a check, which began at this time, found that another client has changed the Secret."""
-        fetch = Fetch(began)
-        self.plan = Edited(fetch) if isinstance(self.plan, Edited) else PlannedTask(fetch, began)
+        """Record that a check, which began at this time, found that another client has changed the Secret.
+
+        A pending fetch of some keys keeps them. Its attempt detects the change itself, and then fetches all keys.
+        """
+        if not isinstance(self.plan, Edited):
+            keys = self._pending.keys if isinstance(self._pending, Fetch) else None
+            self.plan = PlannedTask(Fetch(began, keys), began)
 
     def confirm(self, poll: GroupPoll, now: float) -> bool:
         """Let the next attempt record a poll that found the whole group equal. Return False if another task pends."""
@@ -306,8 +310,13 @@ class WorkState(msgspec.Struct):
         return not is_quiet
 
     def settle_crash(self, rng: random.Random, now: float) -> None:
-        """Record an unexpected error of the controller, and retry with a backoff."""
+        """Record an unexpected error of the controller, and retry with a backoff.
+
+        The results of the attempt are lost, and it is not known how far it got. So the next one fetches all keys.
+        """
         self.failures += 1
+        if not isinstance(self.plan, Undecided):
+            self.leave_keys(None, now)
         self._postpone(now + backoff.backoff_delay(self.failures, rng), now)
 
     def _postpone(self, moment: float, now: float) -> None:

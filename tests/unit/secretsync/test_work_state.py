@@ -93,11 +93,13 @@ def test_delay_after_a_drift_check(plan: Plan, drift_check: float, seconds: floa
     ("plan", "after"),
     [
         (OnPoll(), PlannedTask(Fetch(NOW - 2), NOW - 2)),
-        (PlannedTask(Fetch(NOW, PASS), NOW + 9), PlannedTask(Fetch(NOW - 2), NOW - 2)),
-        pytest.param(Edited(Fetch(NOW, PASS)), Edited(Fetch(NOW - 2)), id="edited during the check"),
+        (PlannedTask(RECORD, NOW + 9), PlannedTask(Fetch(NOW - 2), NOW - 2)),
+        (PlannedTask(Fetch(NOW - 9), NOW + 9), PlannedTask(Fetch(NOW - 2), NOW - 2)),
+        (PlannedTask(Fetch(NOW - 9, PASS), NOW + 9), PlannedTask(Fetch(NOW - 2, PASS), NOW - 2)),
+        pytest.param(Edited(Fetch(NOW, PASS)), Edited(Fetch(NOW, PASS)), id="edited during the check"),
     ],
 )
-def test_drift_makes_the_next_attempt_fetch_all_keys(plan: Plan, after: Plan) -> None:
+def test_drift_makes_an_attempt_due(plan: Plan, after: Plan) -> None:
     state = WorkState(plan)
     state.on_drift(NOW - 2)
     assert state.plan == after
@@ -472,8 +474,8 @@ def test_decision_that_waits_for_the_class_remains_open() -> None:
     [
         (InProgress(), PlannedTask(Fetch(NOW), NOW + 4)),
         pytest.param(OnPoll(), PlannedTask(Fetch(NOW), NOW + 4), id="crash while the status was written"),
-        (PlannedTask(RECORD, NOW), PlannedTask(RECORD, NOW + 4)),
-        (Edited(Fetch(1.0)), Edited(Fetch(1.0))),
+        (PlannedTask(REPORT_UNREACHABLE, NOW), PlannedTask(Fetch(NOW), NOW + 4)),
+        (Edited(Fetch(1.0, USER)), Edited(Fetch(NOW))),
         (Undecided(), Undecided(None, NOW + 4)),
     ],
 )
@@ -597,6 +599,7 @@ class _Life:
                 self.state.leave_task(task, self.now)
                 self.state.settle_requeue(1.0, self.now)
             case "crash":
+                self.is_polled = False
                 self.state.settle_crash(SHORTEST, self.now)
             case "unreported":
                 self.state.settle_attempt(READY, False, INTERVAL, SHORTEST, self.now)

@@ -171,6 +171,17 @@ def test_record_of_a_poll_writes_a_status_that_was_emptied_meanwhile(harness: Re
     assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE]
 
 
+def test_attempt_after_an_unexpected_error_fetches_what_the_lost_one_did(harness: ReconcilerHarness) -> None:
+    wanted = sync_user_and_pass(harness)
+    harness.report_results = [ZeroDivisionError("m")]
+    harness.reconciler.handle_poll(SHOP, wanted, make_snapshot(user=BEFORE, **{"pass": AFTER}))
+    harness.advance(0.1)
+    assert not harness.reconciler.poller.is_polled(SHOP)
+    harness.advance(10)
+    assert [task.keys for task in harness.tasks] == [frozenset({"pass"}), None]
+    assert harness.reconciler.poller.is_polled(SHOP)
+
+
 def test_first_sync_that_met_a_conflict_is_not_polled_yet(harness: ReconcilerHarness) -> None:
     """A poll would report a Secret that does not exist as equal to the vault."""
     harness.outcome = Requeue(5)
