@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.api.secretsync import GroupPoll, SecretSyncStatus
@@ -619,6 +619,7 @@ class _Life:
         self.state.was_reported(self.result.message)
 
 
+@settings(max_examples=1_000)
 @given(
     st.lists(st.sampled_from(EVENTS), max_size=12),
     st.sampled_from(
