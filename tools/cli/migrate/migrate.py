@@ -25,9 +25,9 @@ from tools.cli.migrate import akvsyncs, migration, sse_ownership, workloads
 from tools.cli.migrate.adopt import adopt_secrets
 from tools.cli.migrate.common import list_syncs, name_of, parse_syncs, print_line, secret_metadata, secret_path
 from tools.cli.migrate.manifests import load_manifests
-from tools.cli.migrate.migration import Migration, MigrationOptions
+from tools.cli.migrate.migration import SUFFIX, Migration, MigrationOptions
 from tools.cli.migrate.migration_report import format_report, syncs_of
-from tools.cli.migrate.objects import Manifest, MigrationNote, qualified_name
+from tools.cli.migrate.objects import Manifest, MigrationNote, namespace_of, qualified_name
 from tools.cli.migrate.operators import command as operators_command
 from tools.cli.migrate.results import to_documents, write_results
 from tools.cli.migrate.takeover import from_sse, read_values
@@ -88,10 +88,19 @@ def combine_into_akvsyncs(found: Migration) -> Migration:
     """
     manifests: list[Manifest] = []
     notes = list(found.notes)
-    for source in (each for each in found.manifests if each["kind"] == SecretProviderClass.kind):
+    classes = [each for each in found.manifests if each["kind"] == SecretProviderClass.kind]
+    taken = {(namespace_of(each), each["metadata"]["name"]) for each in classes}
+    for source in classes:
         syncs = syncs_of(found, source)
         try:
-            manifests += [akvsyncs.build_akvsync(source, syncs)]
+            combined = akvsyncs.build_akvsync(source, syncs)
+            # An AKVSync makes a class of its own name. The class that it replaces is not created.
+            where, name = namespace_of(source), combined["metadata"]["name"]
+            while name != source["metadata"]["name"] and (where, name) in taken:
+                name += SUFFIX
+            taken.add((where, name))
+            combined["metadata"]["name"] = name
+            manifests.append(combined)
         except akvsyncs.InexpressibleSync as reason:
             text = f"an AKVSync cannot express {reason}: it stays a class with SecretSyncs"
             notes.append(MigrationNote(qualified_name(source), text))

@@ -313,6 +313,15 @@ def test_class_and_secretsync_are_combined_into_an_akvsync() -> None:
     }
 
 
+def test_akvsync_has_the_name_of_no_other_class_or_akvsync() -> None:
+    """An AKVSync makes a class of its own name. Of two objects with one name, kubectl would keep the second."""
+    classes = [make_class(name=name, keyvaultName=name) for name in ("web", "web-akv")]
+    workloads = [make_workload(name=name, class_name=name) for name in ("web", "web-akv")]
+    found = migrate.combine_into_akvsyncs(migrate_manifests(*classes, *workloads))
+    made = [(each["metadata"]["name"], each["spec"]["keyvaultName"]) for each in found.manifests]
+    assert made == [("web-akv-akv", "web"), ("web-akv", "web-akv")]
+
+
 @pytest.mark.parametrize(
     ("spc", "word"),
     [
