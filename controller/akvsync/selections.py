@@ -9,7 +9,6 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
@@ -22,9 +21,8 @@ from controller.keyvault.listing import RETRY_COSTLY_LIST
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import RateLimitedLog
 from controller.polling.poll_group import PollGroup
-from controller.polling.poller import SELECTION_DEFERRED
+from controller.polling.poller import SELECTION_DEFERRED, Poller
 from controller.runtime import backoff
-from controller.runtime.budgets import RateBudget
 from controller.runtime.work_queue import Key, Queue
 
 WORKERS = 8
@@ -35,19 +33,6 @@ LIST_COST = 1_000
 # The number of consecutive polls that must miss an object before it is removed.
 POLLS_TO_REMOVE = 2
 log = logging.getLogger(__name__)
-
-
-class Poller(Protocol):
-    """The part of the poller that answers the queries of AKVSyncs."""
-
-    handle_selection: Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
-    compared: RateBudget
-
-    def select(self, key: Key, group: PollGroup, query: Query, age: float) -> None:
-        """Answer the query at each poll of the group. The vault was last listed for it `age` seconds ago."""
-
-    def deselect(self, key: Key) -> None:
-        """Forget the query of an AKVSync."""
 
 
 class _SelectionState(msgspec.Struct):

@@ -19,6 +19,7 @@ from controller.errors import AccessDenied, ControllerError, ProviderError, Sele
 from controller.keyvault.credentials import Identity
 from controller.keyvault.pool import VaultPool
 from controller.polling.poll_group import PollGroup
+from controller.polling.poller import Poller
 from controller.runtime import budgets
 from controller.runtime.budgets import RateBudget
 from controller.runtime.work_queue import Key
@@ -58,7 +59,9 @@ class TrackerHarness:
 
     def make_tracker(self, jitter: int = 0) -> SelectionTracker:
         settings = msgspec.structs.replace(Settings(), jitter=jitter)
-        return SelectionTracker(settings, cast("VaultPool", self), self, self.changed.append, self.loop.time)
+        return SelectionTracker(
+            settings, cast("VaultPool", self), cast("Poller", self), self.changed.append, self.loop.time
+        )
 
     def use_jitter(self, seconds: int, share: float) -> None:
         """Replace the tracker by one with a jitter, of which it waits this share."""
