@@ -216,7 +216,7 @@ class _SecretsBuilder:
         lower = choice.name.lower()
         if self._adds_item(choice):
             self._limits.items -= 1
-            self._limits.class_bytes -= _ITEM + len(choice.name)
+            self._limits.class_bytes -= _item_size(choice)
         spelling, only_kept = self._objects.get(lower, (choice.name, True))
         self._objects[lower] = spelling, only_kept and choice.kept
         if choice.kept:
@@ -240,7 +240,7 @@ class _SecretsBuilder:
             if not self._limits.items:
                 return f"an AKVSync reads at most {MAX_ITEMS} objects or properties of the vault: split it"
             # The size is an estimate, and the item of an object that already has a Secret can be smaller.
-            if choice.is_new and _ITEM + len(choice.name) > self._limits.class_bytes:
+            if choice.is_new and _item_size(choice) > self._limits.class_bytes:
                 return "the SecretProviderClass of this AKVSync would be too large: split the AKVSync"
         return ""
 
@@ -290,6 +290,10 @@ def _keys_of(entry: AKVObject, name: str, short: str) -> list[tuple[str, str, st
 
 def _frame_size(entry: AKVObject) -> int:
     return _FRAME + len(msgspec.json.encode([entry.labels, entry.annotations]))
+
+
+def _item_size(choice: ObjectChoice) -> int:
+    return _ITEM + len(choice.name)
 
 
 def _keys_size(keys: Iterable[tuple[str, str, str]]) -> int:

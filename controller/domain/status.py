@@ -1,8 +1,7 @@
 """Compute the status of a SecretSync from an outcome. Pure."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -126,21 +125,28 @@ Outcome = Reportable | Requeue
 """The result of an attempt."""
 
 
+def group_properties(objects: Iterable[ObjectVersion]) -> Mapping[str, Sequence[ObjectVersion]]:
+    """Return the entries of expanded items, by the key of the item."""
+    found: dict[str, list[ObjectVersion]] = {}
+    for each in objects:
+        if each.expanded_from:
+            found.setdefault(each.expanded_from, []).append(each)
+    return found
+
+
 def object_versions(
     fetched: Mapping[str, VaultValue | Any], wanted: Mapping[str, ObjectVersionRef], before: SecretSyncStatus
 ) -> list[ObjectVersion]:
     """Return the version of the vault's object for each key. Keys that could not be fetched keep their entries."""
     old = {item.target_key: item for item in before.objects}
-    properties: dict[str, list[ObjectVersion]] = defaultdict(list)
-    for one in before.objects:
-        if one.target_key not in fetched:
-            properties[one.expanded_from].append(one)
+    properties = group_properties(before.objects)
     read = {item.expanded_from for item in fetched.values() if isinstance(item, VaultValue)}
     result: list[ObjectVersion] = []
     for key, item in fetched.items():
         if key.endswith(EXPANDED_SUFFIX):
             # The expanded item failed, in whole or in part. Its earlier entries remain unless its value was read.
-            result += [] if key in read else properties[key]
+            kept = (one for one in properties.get(key, ()) if one.target_key not in fetched)
+            result += [] if key in read else kept
         elif isinstance(item, VaultValue):
             result.append(
                 ObjectVersion(

@@ -35,7 +35,7 @@ from controller.domain.decision import (
 )
 from controller.domain.decode_values import value_warnings
 from controller.domain.snapshot import NONE_UNUSABLE
-from controller.domain.status import Outcome, PartiallySynced, Requeue, Synced, object_versions
+from controller.domain.status import Outcome, PartiallySynced, Requeue, Synced, group_properties, object_versions
 from controller.domain.values import Unchanged, VaultValue
 from controller.kube import permissions
 from controller.kube.client import KubeClient
@@ -286,12 +286,10 @@ def _unchanged_keys(
     if task.keys is None or secret is None or has_drifted(sync, secret, written.fingerprint):
         return frozenset()
     present = data_keys(secret)
-    # The keys that an expanded item had at the last sync. The item is unchanged if the Secret has all of them.
-    property_keys: dict[str, set[str]] = {}
-    for item in sync.status.objects:
-        property_keys.setdefault(item.expanded_from, set()).add(item.target_key)
-    return frozenset(
+    # An expanded item is unchanged if the Secret has all keys that the item had at the last sync.
+    complete = {
         key
-        for key in wanted
-        if key not in task.keys and (key in present or (key in property_keys and property_keys[key] <= present))
-    )
+        for key, properties in group_properties(sync.status.objects).items()
+        if all(each.target_key in present for each in properties)
+    }
+    return frozenset(key for key in wanted if key not in task.keys and (key in present or key in complete))

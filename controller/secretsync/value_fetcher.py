@@ -15,6 +15,7 @@ from controller.domain.certificates import is_pem
 from controller.domain.decision import failed_keys, seconds_until_served
 from controller.domain.decode_values import DecodedSize, decode_values, flatten_expanded, needs_bundle, needs_parsing
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
+from controller.domain.status import group_properties
 from controller.domain.values import ExpandedValues, Results, Unchanged, VaultValue
 from controller.keyvault.pool import VaultPool
 from controller.runtime.parsing import ParsingPool
@@ -135,11 +136,9 @@ def _may_be_pfx(wanted: Iterable[ObjectVersionRef], read: VaultValue) -> bool:
 
 def _known_values(sync: SecretSync, known: Known) -> dict[str, Unchanged | ExpandedValues | errors.UnusableValue]:
     """Return the results for the wanted keys that are not fetched."""
-    properties: dict[str, list[ObjectVersion]] = defaultdict(list)
-    for entry in sync.status.objects:
-        properties[entry.expanded_from].append(entry)
+    properties = group_properties(sync.status.objects)
     return {
-        key: _expand_known(properties[key], item) if key.endswith(EXPANDED_SUFFIX) else item
+        key: _expand_known(properties.get(key, ()), item) if key.endswith(EXPANDED_SUFFIX) else item
         for key, item in known.items()
     }
 
