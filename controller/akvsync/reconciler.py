@@ -25,7 +25,8 @@ from controller.akvsync.children import (
     StepResult,
     decide_step,
 )
-from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
+from controller.akvsync.expand import GeneratedObjects, expand_akvsync
+from controller.akvsync.explicit_secrets import explicit_names
 from controller.akvsync.selected_secrets import selected_before, skipped_above_limit
 from controller.akvsync.selections import SelectionTracker
 from controller.akvsync.status import SelectionResult, is_stalled, listed_ago, next_status, part_status

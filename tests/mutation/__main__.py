@@ -33,6 +33,8 @@ from tools.cli.common.command import run_and_exit
 MODULES = [
     "akvsync.children",
     "akvsync.expand",
+    "akvsync.explicit_secrets",
+    "akvsync.generated_objects",
     "akvsync.status",
     "crd_upgrade.merge",
     "domain.certificates",

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
+from controller.akvsync.expand import GeneratedObjects, expand_akvsync
+from controller.akvsync.explicit_secrets import explicit_names
 from controller.akvsync.selected_secrets import selected_before
 from controller.api.akvsync import MAX_GENERATED, MAX_PARTS, AKVSync
 from controller.api.meta import MAX_SPEC
