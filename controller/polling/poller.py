@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from controller import errors
-from controller.domain.list_progress import ListProgress
 from controller.domain.provider_class import ObjectVersionRef
 from controller.domain.selection import Query, SelectionSighting
 from controller.domain.snapshot import ListedObject, PollResult, VaultSnapshot
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import RateLimitedLog
+from controller.polling.list_progress import ListProgress
 from controller.polling.poll_group import PollGroup
 from controller.runtime import backoff, budgets
 from controller.runtime.budgets import RateBudget
