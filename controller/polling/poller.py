@@ -158,7 +158,7 @@ class Poller:
         member.wanted = wanted
         state.members.add(key)
         state.values_were_read = state.values_were_read or (state.failures > 0 and age == 0)
-        self._schedule_poll(group, state, age)
+        self._schedule_poll(state, age)
 
     def leave(self, key: Key) -> None:
         """Remove a SecretSync from the polls, because it was deleted or edited, or failed."""
@@ -176,7 +176,7 @@ class Poller:
         state = self._get_state(group)
         self._selecting[key] = SelectingSync(state.group, query)
         state.selecting.add(key)
-        self._schedule_poll(group, state, age)
+        self._schedule_poll(state, age)
 
     def deselect(self, key: Key) -> None:
         """Forget the query of an AKVSync."""
@@ -184,10 +184,10 @@ class Poller:
             self.groups[selecting.group].selecting.discard(key)
             self._forget_empty(selecting.group)
 
-    def _schedule_poll(self, group: PollGroup, state: _GroupState, age: float | None) -> None:
-        seconds = self._until_due(age, group, state)
+    def _schedule_poll(self, state: _GroupState, age: float | None) -> None:
+        seconds = self._until_due(age, state)
         state.due = min(state.due, self._clock() + seconds)
-        self.queue.add(group, seconds)
+        self.queue.add(state.group, seconds)
 
     def _get_state(self, group: PollGroup) -> _GroupState:
         if group not in self.groups:
@@ -234,6 +234,10 @@ class Poller:
         return bool(state and state.failures and not state.values_were_read)
 
     async def _poll_group(self, group: PollGroup) -> float | None:
+        """Poll the vault of a group. Return the seconds until the next poll, or None if the group is empty.
+
+        While the namespace has no budget to compare objects, the queries wait, and only the members are served.
+        """
         state = self.groups.get(group)
         if state is None:
             return None
@@ -245,40 +249,42 @@ class Poller:
         state.due = math.inf  # a SecretSync that joins during the poll can need the next one earlier
         self._count_unanswered(state, wait)
         if wait and not state.members:
-            return self._seconds_until_next(group, state, began, wait)
+            return self._seconds_until_next(state, began, wait)
         queries = {} if wait else {key: self._selecting[key].query for key in sorted(state.selecting)}
         early = _EarlyResults()
-        result = await self._take_snapshot(group, state, tuple(queries.values()), early)
+        result = await self._take_snapshot(state, tuple(queries.values()), early)
         self._answer_queries(queries, result, state)
         if isinstance(result, VaultSnapshot):
             state.failures, state.values_were_read, state.deferred_since = 0, False, None
-        else:
-            failure = judge_failure(result, state.values_were_read)
-            if failure is FailedPoll.LISTS_FAIL:
-                result = None
-            elif state.members or state.selecting:
-                seconds = self._report_failure(group, state, failure, result, began)
-                state.due = min(state.due, self._clock() + seconds)
-                return seconds
-            else:
-                return None  # all left the group during the poll, and those that are back have a state of their own
-        left = _left_selections(queries, result)
+        elif (failure := judge_failure(result, state.values_were_read)) is not FailedPoll.LISTS_FAIL:
+            return self._retry_poll(state, failure, result, began)
+        self._serve_members(state, result, queries, early, began)
+        return self._seconds_until_next(state, began, wait) if group in self.groups else None
+
+    def _seconds_until_next(self, state: _GroupState, began: float, wait: float) -> float:
+        """Return the seconds until the poll after the one that began then. Queries `wait` for the budget, if any do."""
+        state.position = self._rng.random()
+        seconds = self._until_due(self._clock() - began, state)
+        state.due = min(state.due, self._clock() + seconds)
+        return min(seconds, wait) if wait else seconds
+
+    def _serve_members(
+        self,
+        state: _GroupState,
+        result: PollResult,
+        queries: Mapping[Key, Query],
+        early: _EarlyResults,
+        began: float,
+    ) -> None:
+        """Hand the result to all members that have none yet. If the lists fail, the members read their values."""
+        snapshot = result if isinstance(result, VaultSnapshot) else None
+        left = _left_selections(queries, snapshot)
         unequal = [
             key
             for key in state.members - early.served
-            if not self._serve_member(key, result, left.get(key, frozenset()))
+            if not self._serve_member(key, snapshot, left.get(key, frozenset()))
         ]
-        self.on_polled(group, began, unequal, early.unequal)
-        if group not in self.groups:
-            return None
-        return self._seconds_until_next(group, state, began, wait)
-
-    def _seconds_until_next(self, group: PollGroup, state: _GroupState, began: float, wait: float) -> float:
-        """Return the seconds until the poll after the one that began then. Queries `wait` for the budget, if any do."""
-        state.position = self._rng.random()
-        seconds = self._until_due(self._clock() - began, group, state)
-        state.due = min(state.due, self._clock() + seconds)
-        return min(seconds, wait) if wait else seconds
+        self.on_polled(state.group, began, unequal, early.unequal)
 
     def _serve_member(self, key: Key, result: PollResult, left: frozenset[str]) -> bool:
         """Hand the result to one SecretSync. Return whether its Secret is equal to it.
@@ -295,13 +301,18 @@ class Poller:
             result = None
         return self._handle_result(key, member.wanted, result)
 
+    def _retry_poll(
+        self, state: _GroupState, failure: FailedPoll, error: errors.ControllerError | None, began: float
+    ) -> float | None:
+        """Report a failed poll. Return the seconds until the next one, or None if the group is empty."""
+        if not (state.members or state.selecting):
+            return None  # all left the group during the poll, and those that are back have a state of their own
+        seconds = self._report_failure(state, failure, error, began)
+        state.due = min(state.due, self._clock() + seconds)
+        return seconds
+
     def _report_failure(
-        self,
-        group: PollGroup,
-        state: _GroupState,
-        failure: FailedPoll,
-        error: errors.ControllerError | None,
-        began: float,
+        self, state: _GroupState, failure: FailedPoll, error: errors.ControllerError | None, began: float
     ) -> float:
         """Report the failure to all members. Return the seconds until the next poll.
 
@@ -311,7 +322,7 @@ class Poller:
         if failure is FailedPoll.THROTTLED:
             # One poll waits for the busy vault. Requests of all members would make it even busier.
             state.deferred_since = began if state.deferred_since is None else state.deferred_since
-            if began - state.deferred_since >= group.interval:  # the members must report it now
+            if began - state.deferred_since >= state.group.interval:  # the members must report it now
                 state.failures = max(1, state.failures)
                 self._report_to_all(state, error)
             return retry_after or backoff.FIRST_RETRY
@@ -325,10 +336,11 @@ class Poller:
         for key in tuple(state.members):
             self._handle_result(key, self.members[key].wanted, None if key == reader else result)
 
-    def _until_due(self, age: float | None, group: PollGroup, state: _GroupState) -> float:
+    def _until_due(self, age: float | None, state: _GroupState) -> float:
+        """Return the seconds until a poll is due after the vault was read `age` seconds ago. None means unknown."""
         if age is None:
             return state.position * self._jitter
-        return backoff.seconds_until_poll(age, group.interval, self._jitter, state.position)
+        return backoff.seconds_until_poll(age, state.group.interval, self._jitter, state.position)
 
     def _answer_queries(self, queries: Mapping[Key, Query], result: PollResult, state: _GroupState) -> None:
         if isinstance(result, VaultSnapshot):
@@ -347,9 +359,9 @@ class Poller:
         for key in sorted(state.selecting) if state.unanswered > UNREPORTED_POLLS else ():
             self.handle_selection(key, self._selecting[key].query, errors.SelectionDeferred(SELECTION_DEFERRED))
 
-    async def _take_snapshot(
-        self, group: PollGroup, state: _GroupState, queries: tuple[Query, ...], early: _EarlyResults
-    ) -> PollResult:
+    async def _take_snapshot(self, state: _GroupState, queries: tuple[Query, ...], early: _EarlyResults) -> PollResult:
+        """Poll the vault. Serve members as soon as the list has all of their objects, and add them to `early`."""
+        group = state.group
         members = {key: self.members[key] for key in state.members}
         wanted = {version for member in members.values() for version in member.wanted.values()}
         began = self._clock()
@@ -380,9 +392,9 @@ class Poller:
         return None
 
 
-def _left_selections(queries: Mapping[Key, Query], result: PollResult) -> dict[Key, frozenset[str]]:
+def _left_selections(queries: Mapping[Key, Query], result: VaultSnapshot | None) -> dict[Key, frozenset[str]]:
     """Return the objects (by lower-case name) that have left a selection, by the SecretSyncs of that selection."""
-    if not isinstance(result, VaultSnapshot):
+    if result is None:
         return {}
     found: dict[Key, frozenset[str]] = {}
     for (key, query), sighting in zip(queries.items(), result.sightings, strict=True):
