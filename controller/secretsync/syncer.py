@@ -23,17 +23,15 @@ from controller.domain.decision import (
     WriteSecret,
     check_ownership,
     contested_fields,
-    data_fingerprint,
-    data_keys,
     decide_write,
     failed_keys,
     foreign_error,
-    has_drifted,
     metadata_patch,
     partial_message,
     source_paths,
 )
 from controller.domain.decode_values import value_warnings
+from controller.domain.managed_fields import data_fingerprint, data_keys, has_drifted
 from controller.domain.snapshot import NONE_UNUSABLE
 from controller.domain.status import Outcome, PartiallySynced, Requeue, Synced, group_properties, object_versions
 from controller.domain.values import Unchanged, VaultValue

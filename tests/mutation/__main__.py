@@ -40,6 +40,7 @@ MODULES = [
     "domain.certificates",
     "domain.decision",
     "domain.decode_values",
+    "domain.managed_fields",
     "domain.provider_class",
     "domain.secret_limits",
     "domain.snapshot",

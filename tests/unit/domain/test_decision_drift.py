@@ -4,7 +4,8 @@ import pytest
 
 from controller.api.meta import ManagedFieldsEntry, ObjectMeta
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
-from controller.domain.decision import SYNC_LABEL, data_fingerprint, data_keys, has_drifted, metadata_patch
+from controller.domain.decision import SYNC_LABEL, metadata_patch
+from controller.domain.managed_fields import data_fingerprint, data_keys, has_drifted
 from tests.support.builders import make_managed_fields, make_secret_meta, make_sync
 
 

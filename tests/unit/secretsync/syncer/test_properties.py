@@ -9,7 +9,7 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.api.secretsync import SecretSync, SecretSyncStatus
-from controller.domain.decision import data_fingerprint
+from controller.domain.managed_fields import data_fingerprint
 from controller.domain.snapshot import ListedObject, VaultSnapshot
 from controller.domain.status import PartiallySynced, Reportable, next_status
 from controller.domain.values import VaultValue

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 from controller.api.conditions import Reason
 from controller.api.secretsync import SecretSyncStatus
 from controller.config.settings import FOREIGN_SECRET
-from controller.domain.decision import SYNC_LABEL, data_fingerprint
+from controller.domain.decision import SYNC_LABEL
+from controller.domain.managed_fields import data_fingerprint
 from controller.domain.status import PartiallySynced, Synced, next_status
 from controller.errors import ObjectError, OwnershipError, ProviderError, Retry
 from controller.keyvault.credentials import Identity
