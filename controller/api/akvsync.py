@@ -50,17 +50,91 @@ PROPERTY_RULE = r"names with dots between them, \. for a dot in a name, .0 or [0
 ENCODINGS = ("utf-8", "base64", "hex")
 
 
-def _name_rule(what: str) -> str:
+def _name_in_cel(what: str) -> str:
     """Return CEL for the name of an object's Secret, or for the prefix of its names."""
     names = (f"{what}.kubernetesSecretName", f"{what}.secretInAKV", f"{what}.certInAKV")
     return f"(has({names[0]}) ? {names[0]} : {' : '.join(f'has({n}) ? {n}.lowerAscii()' for n in names[1:])} : '')"
 
 
-def _first(what: str) -> str:
+def _first_name_in_cel(what: str) -> str:
     """Return CEL for the name of the first Secret of an object."""
     typed = f"has({what}.kubernetesSecretType) && {what}.kubernetesSecretType != '{DEFAULT_TYPE}'"
     several = f"has({what}.versionHistory) && {what}.versionHistory > 1"
-    return f"({_name_rule(what)} + ({typed} && {several} ? '-v0' : ''))"
+    return f"({_name_in_cel(what)} + ({typed} && {several} ? '-v0' : ''))"
+
+
+# Rules in CEL that the API server checks (Kubernetes documentation, "Validation rules"). For one key of `mapping`:
+_MAPPING_RULES = [
+    validation_rule(
+        "has(self.secretInAKV) != has(self.certInAKV)",
+        "a mapping's entry names exactly one of secretInAKV and certInAKV",
+    ),
+    validation_rule(
+        "has(self.secretInAKV) || !has(self.property) && !has(self.encoding)",
+        "property and encoding go with secretInAKV",
+    ),
+]
+# For one entry of `objects`:
+_ENTRY_RULES = [
+    validation_rule(
+        "[has(self.secretInAKV), has(self.certInAKV), has(self.mapping), has(self.select)]"
+        ".filter(given, given).size() == 1",
+        "an object is exactly one of secretInAKV, certInAKV, select, or kubernetesSecretName with mapping",
+    ),
+    validation_rule(
+        "has(self.select) || !has(self.stripPrefix) && !has(self.whenGone)",
+        "stripPrefix and whenGone go with select alone",
+    ),
+    validation_rule(
+        "!has(self.select) || !has(self.versionHistory)",
+        "versionHistory does not go with select: name that object in an entry of its own",
+    ),
+    validation_rule(
+        "!has(self.select) || !has(self.kubernetesSecretName) || !has(self.kubernetesSecretType)"
+        f" || self.kubernetesSecretType == '{DEFAULT_TYPE}'",
+        f"select with kubernetesSecretName makes a Secret of type {DEFAULT_TYPE}",
+    ),
+    validation_rule(
+        "!has(self.mapping) || has(self.kubernetesSecretName)",
+        "mapping needs kubernetesSecretName, the name of the Secret that it makes",
+    ),
+    validation_rule(
+        "!has(self.mapping) || !has(self.versionHistory)",
+        "versionHistory does not go with mapping: give each entry its version instead",
+    ),
+    validation_rule(
+        "!has(self.expand) || !self.expand || has(self.secretInAKV)"
+        " && !has(self.versionHistory) && (!has(self.kubernetesSecretType)"
+        f" || self.kubernetesSecretType == '{DEFAULT_TYPE}')",
+        f"expand goes with secretInAKV and type {DEFAULT_TYPE}, without versionHistory",
+    ),
+    validation_rule(
+        "!has(self.includeCA) || !self.includeCA || has(self.certInAKV)"
+        f" && has(self.kubernetesSecretType) && self.kubernetesSecretType == '{TLS_TYPE}'",
+        f"includeCA goes with certInAKV and kubernetesSecretType {TLS_TYPE}",
+    ),
+    validation_rule(
+        "!has(self.certInAKV) || !has(self.kubernetesSecretType)"
+        f" || self.kubernetesSecretType in ['{DEFAULT_TYPE}', '{TLS_TYPE}']",
+        f"a certificate becomes a Secret of type {DEFAULT_TYPE} or {TLS_TYPE}",
+    ),
+    validation_rule(
+        f"!{_name_in_cel('self')}.endsWith('-')",
+        "this name makes no Secret's name: set kubernetesSecretName",
+    ),
+]
+# For all entries of `objects` together:
+_LIST_RULES = [
+    validation_rule(
+        # The nested list makes the API server compute the names only once.
+        f"[self.map(a, {_first_name_in_cel('a')})].all(names, names.all(a, a == '' || names.exists_one(b, a == b)))",
+        "two objects make Secrets of the same name: give one another kubernetesSecretName",
+    ),
+    validation_rule(
+        f"self.filter(a, has(a.select)).size() <= {MAX_SELECTS}",
+        f"at most {MAX_SELECTS} objects of an AKVSync have select: combine them, or split the AKVSync",
+    ),
+]
 
 
 class MappedKey(Wire, frozen=True, kw_only=True):
@@ -124,23 +198,7 @@ class AKVObject(Wire, frozen=True, kw_only=True):
         default="", name="certInAKV"
     )
     mapping: Annotated[
-        list[
-            Annotated[
-                MappedKey,
-                field_schema(
-                    x_kubernetes_validations=[
-                        validation_rule(
-                            "has(self.secretInAKV) != has(self.certInAKV)",
-                            "a mapping's entry names exactly one of secretInAKV and certInAKV",
-                        ),
-                        validation_rule(
-                            "has(self.secretInAKV) || !has(self.property) && !has(self.encoding)",
-                            "property and encoding go with secretInAKV",
-                        ),
-                    ]
-                ),
-            ]
-        ],
+        list[Annotated[MappedKey, field_schema(x_kubernetes_validations=_MAPPING_RULES)]],
         field_schema(
             "Keys of the Secret kubernetesSecretName, each from its own object.",
             minItems=1,
@@ -265,77 +323,12 @@ class AKVSyncSpec(Wire, frozen=True, kw_only=True):
         str, NAME, Meta(description="ServiceAccount whose federated identity reads the vault.")
     ]
     objects: Annotated[
-        list[
-            Annotated[
-                AKVObject,
-                field_schema(
-                    x_kubernetes_validations=[
-                        validation_rule(
-                            "[has(self.secretInAKV), has(self.certInAKV), has(self.mapping), has(self.select)]"
-                            ".filter(given, given).size() == 1",
-                            "an object is exactly one of secretInAKV, certInAKV, select, or kubernetesSecretName with"
-                            " mapping",
-                        ),
-                        validation_rule(
-                            "has(self.select) || !has(self.stripPrefix) && !has(self.whenGone)",
-                            "stripPrefix and whenGone go with select alone",
-                        ),
-                        validation_rule(
-                            "!has(self.select) || !has(self.versionHistory)",
-                            "versionHistory does not go with select: name that object in an entry of its own",
-                        ),
-                        validation_rule(
-                            "!has(self.select) || !has(self.kubernetesSecretName) || !has(self.kubernetesSecretType)"
-                            f" || self.kubernetesSecretType == '{DEFAULT_TYPE}'",
-                            f"select with kubernetesSecretName makes a Secret of type {DEFAULT_TYPE}",
-                        ),
-                        validation_rule(
-                            "!has(self.mapping) || has(self.kubernetesSecretName)",
-                            "mapping needs kubernetesSecretName, the name of the Secret that it makes",
-                        ),
-                        validation_rule(
-                            "!has(self.mapping) || !has(self.versionHistory)",
-                            "versionHistory does not go with mapping: give each entry its version instead",
-                        ),
-                        validation_rule(
-                            "!has(self.expand) || !self.expand || has(self.secretInAKV)"
-                            " && !has(self.versionHistory) && (!has(self.kubernetesSecretType)"
-                            f" || self.kubernetesSecretType == '{DEFAULT_TYPE}')",
-                            f"expand goes with secretInAKV and type {DEFAULT_TYPE}, without versionHistory",
-                        ),
-                        validation_rule(
-                            "!has(self.includeCA) || !self.includeCA || has(self.certInAKV)"
-                            f" && has(self.kubernetesSecretType) && self.kubernetesSecretType == '{TLS_TYPE}'",
-                            f"includeCA goes with certInAKV and kubernetesSecretType {TLS_TYPE}",
-                        ),
-                        validation_rule(
-                            "!has(self.certInAKV) || !has(self.kubernetesSecretType)"
-                            f" || self.kubernetesSecretType in ['{DEFAULT_TYPE}', '{TLS_TYPE}']",
-                            f"a certificate becomes a Secret of type {DEFAULT_TYPE} or {TLS_TYPE}",
-                        ),
-                        validation_rule(
-                            f"!{_name_rule('self')}.endsWith('-')",
-                            "this name makes no Secret's name: set kubernetesSecretName",
-                        ),
-                    ]
-                ),
-            ]
-        ],
+        list[Annotated[AKVObject, field_schema(x_kubernetes_validations=_ENTRY_RULES)]],
         field_schema(
             "Objects of the vault and the Secrets to create from them.",
             minItems=1,
             maxItems=MAX_OBJECTS,
-            x_kubernetes_validations=[
-                validation_rule(
-                    # The nested list makes the API server compute the names only once.
-                    f"[self.map(a, {_first('a')})].all(names, names.all(a, a == '' || names.exists_one(b, a == b)))",
-                    "two objects make Secrets of the same name: give one another kubernetesSecretName",
-                ),
-                validation_rule(
-                    f"self.filter(a, has(a.select)).size() <= {MAX_SELECTS}",
-                    f"at most {MAX_SELECTS} objects of an AKVSync have select: combine them, or split the AKVSync",
-                ),
-            ],
+            x_kubernetes_validations=_LIST_RULES,
         ),
     ]
 
