@@ -53,27 +53,27 @@ def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> Conversi
     """Convert every ExternalSecret among `objects`.
 
     The deletion of a ClusterExternalSecret deletes all of its ExternalSecrets. If one of them does not carry over, none
-    of them does.
+    of them does. Only a conversion shows which ones do, so a second one leaves those that must stay.
     """
     objects = sorted(objects, key=qualified_name)
-    parents: dict[tuple[str, str], SourceObject] = {}
-    result = _convert(objects, options, parents, {})
-    moved = {each.parent for each in result.takeovers if each.parent}
-    left = {parents.get((each.namespace, each.name)): each for each in result.remaining}
-    kept = {parent: child for parent, child in left.items() if parent in moved}
-    return _convert(objects, options, parents, kept) if kept else result
+    result, parents = _convert(objects, options, {})
+    moved = {each.parent for each in result.takeovers}
+    blockers = {
+        parent: child
+        for child in result.remaining
+        if (parent := parents.get((child.namespace, child.name))) and parent in moved
+    }
+    return _convert(objects, options, blockers)[0] if blockers else result
 
 
 def _convert(
-    objects: list[Manifest],
-    options: ConversionOptions,
-    parents: dict[tuple[str, str], SourceObject],
-    kept: Mapping[SourceObject, SourceObject],
-) -> ConversionResult:
-    """Convert every ExternalSecret, and add the ClusterExternalSecret of each to `parents`.
+    objects: list[Manifest], options: ConversionOptions, blockers: Mapping[SourceObject, SourceObject]
+) -> tuple[ConversionResult, Mapping[tuple[str, str], SourceObject]]:
+    """Convert every ExternalSecret. Also return the ClusterExternalSecret of each one, by namespace and name.
 
-    `kept` are those that must stay, each with an ExternalSecret that does not carry over.
+    `blockers` are the ClusterExternalSecrets that must stay, each with an ExternalSecret that does not carry over.
     """
+    parents: dict[tuple[str, str], SourceObject] = {}
     result = ConversionResult()
     ours = [each for each in objects if _api_group(each) == GROUP and each["kind"] in kinds()]
     stores = StoreIndex([each for each in objects if each in ours or each["kind"] == "ServiceAccount"], options, result)
@@ -90,7 +90,7 @@ def _convert(
             secret = _convert_secret(external, source, stores, _ObjectNotes(result, about))
             if first := made.get((secret.namespace, secret.name)):
                 raise InexpressibleSecret(f"{first} writes the same Secret {secret.name}: merge the two by hand")
-            if parent and (child := kept.get(parent)) and not secret.lost:
+            if parent and (child := blockers.get(parent)) and not secret.lost:
                 raise InexpressibleSecret(
                     f"ClusterExternalSecret {parent.name} would be deleted, and with it the Secret of ExternalSecret"
                     f" {child.namespace}/{child.name}, which is not carried over: give that one another source first"
@@ -107,22 +107,28 @@ def _convert(
         made[secret.namespace, secret.name] = about
         names.add((given.namespace, given.name))
         result.read_by(secret)
-        retain = _RETAIN_ALL if parent else _RETAIN
-        takeover = SecretTakeover(
-            secret.namespace,
-            secret.name,
-            given.name,
-            (origin,),
-            parent=parent,
-            prepare=retain if external.spec.target.deletion_policy == "Delete" else "",
-        )
+        takeover = _build_takeover(external, origin, parent, secret, given.name)
         if secret.lost:
             result.note_lost(about, given.name, secret)
             result.remaining.append(origin)
             result.partial.append(takeover)
         else:
             result.takeovers.append(takeover)
-    return result
+    return result, parents
+
+
+def _build_takeover(
+    external: ExternalSecret, origin: SourceObject, parent: SourceObject | None, secret: WantedSecret, new_name: str
+) -> SecretTakeover:
+    retain = _RETAIN_ALL if parent else _RETAIN
+    return SecretTakeover(
+        secret.namespace,
+        secret.name,
+        new_name,
+        (origin,),
+        parent=parent,
+        prepare=retain if external.spec.target.deletion_policy == "Delete" else "",
+    )
 
 
 def _secret_name(source: Manifest, external: ExternalSecret) -> str:
