@@ -118,29 +118,7 @@ def next_status(
 
     `stalled` means that a part waits for an edit.
     """
-    unready = [item for item in parts if not item.ready]
-    summary = f"{len(parts) - len(unready)}/{len(parts)}"
-    # The message quotes the first part. A part that becomes ready without an edit is the least important one.
-    unready.sort(key=lambda item: item.reason == Reason.IN_PROGRESS)
-    if problem:
-        reason, message = str(problem.reason), problem.message
-    elif selection and selection.error:
-        reason = str(selection.error.reason)
-        message = f"{summary} ready; select: {selection.error.message}; until then the selected Secrets do not change"
-    elif selection and selection.listed_ago is None:
-        reason, message = str(Reason.IN_PROGRESS), f"{summary} ready; select: the controller lists the vault next"
-    elif unready:
-        others = f" (and {len(unready) - 1} more: see status.parts)" if len(unready) > 1 else ""
-        reason, message = unready[0].reason, f"{summary} ready; {unready[0].name}: {unready[0].message}{others}"
-    elif selection and selection.skipped:
-        first, more = selection.skipped[0], len(selection.skipped) - 1
-        others = f" (and {more} more: see status.skipped)" if more else ""
-        reason, message = str(Reason.SKIPPED), f"{summary} ready; {first.name} has no Secret: {first.message}{others}"
-    else:
-        kept = sum(item.reason == Reason.KEPT for item in parts)
-        exception = f"{kept} keep values of objects that are no longer selected (see status.parts)" if kept else ""
-        message = f"{summary} ready: {exception or 'every Secret has the values of the vault'}"
-        reason = str(Reason.UP_TO_DATE)
+    reason, message = _explain_ready(parts, problem, selection)
 
     def build_condition(kind: ConditionType, holds: bool) -> Condition:
         return next_condition(kind, holds, reason, message, meta.generation, before, now)
@@ -151,11 +129,41 @@ def next_status(
     return AKVSyncStatus(
         conditions=conditions,
         observed_generation=meta.generation,
-        summary=summary,
+        summary=_count_ready(parts),
         parts=parts[:MAX_PARTS],
         skipped=_shorten_skipped(selection.skipped) if selection else [],
         last_list_time=_last_list_time(before, meta, selection, now) if selection else None,
     )
+
+
+def _count_ready(parts: Sequence[PartStatus]) -> str:
+    return f"{sum(item.ready for item in parts)}/{len(parts)}"
+
+
+def _explain_ready(
+    parts: Sequence[PartStatus], problem: ControllerError | None, selection: SelectionResult | None
+) -> tuple[str, str]:
+    """Return reason and message of the condition Ready: of the most important cause, if the AKVSync is not ready."""
+    summary = _count_ready(parts)
+    if problem:
+        return str(problem.reason), problem.message
+    if selection and selection.error:
+        text = f"{summary} ready; select: {selection.error.message}; until then the selected Secrets do not change"
+        return str(selection.error.reason), text
+    if selection and selection.listed_ago is None:
+        return str(Reason.IN_PROGRESS), f"{summary} ready; select: the controller lists the vault next"
+    # The message quotes the first part. A part that becomes ready without an edit is the least important one.
+    unready = sorted((item for item in parts if not item.ready), key=lambda item: item.reason == Reason.IN_PROGRESS)
+    if unready:
+        others = f" (and {len(unready) - 1} more: see status.parts)" if len(unready) > 1 else ""
+        return unready[0].reason, f"{summary} ready; {unready[0].name}: {unready[0].message}{others}"
+    if selection and selection.skipped:
+        first, more = selection.skipped[0], len(selection.skipped) - 1
+        others = f" (and {more} more: see status.skipped)" if more else ""
+        return str(Reason.SKIPPED), f"{summary} ready; {first.name} has no Secret: {first.message}{others}"
+    kept = sum(item.reason == Reason.KEPT for item in parts)
+    exception = f"{kept} keep values of objects that are no longer selected (see status.parts)" if kept else ""
+    return str(Reason.UP_TO_DATE), f"{summary} ready: {exception or 'every Secret has the values of the vault'}"
 
 
 def _shorten_skipped(skipped: Sequence[SkippedObject]) -> list[SkippedObject]:
