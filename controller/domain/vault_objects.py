@@ -230,15 +230,14 @@ def _read_fields(node: yaml.Node, where: str, first_line: int, warnings: list[st
 
 
 def _vault_object(given: Mapping[str, str], where: str) -> VaultObject:
-    """Return the object that the fields of an item describe."""
+    """Return the object that the fields of an item describe. Raise `ClassError` for an invalid field."""
+    if not given.get("objectName"):
+        raise ClassError(f"{where}: objectName is missing")
 
     def field(name: str, pattern: re.Pattern[str], meaning: str) -> str:
         if (value := given.get(name, "")) and not pattern.fullmatch(value):
             raise ClassError(f"{where}: {name} is {quote_text(value)}: expected {meaning}")
         return value
-
-    if not given.get("objectName"):
-        raise ClassError(f"{where}: objectName is missing")
 
     def choice(name: str, known: tuple[str, ...], value: str) -> str:
         if value and value not in known:
@@ -254,33 +253,13 @@ def _vault_object(given: Mapping[str, str], where: str) -> VaultObject:
         form = "pem"  # the CSI provider compares with case here, so PFX has no effect
     part = field("objectProperty", PROPERTY, PROPERTY_RULE)
     expand = choice("objectExpand", SWITCH, given.get("objectExpand", "").lower()) == "true"
-    for name, differs in (
-        ("objectFormat", form != "pem"),
-        ("objectEncoding", encoding != "utf-8"),
-        ("objectProperty", bool(part)),
-        ("objectExpand", expand),
-    ):
-        if differs and kind != "secret":
-            raise ClassError(
-                f"{where}: {name} {shorten_name(given[name])} needs objectType secret; {kind} is always PEM"
-            )
-    if expand and encoding != "utf-8":
-        raise ClassError(
-            f"{where}: objectExpand cannot be combined with objectEncoding {encoding}; give each property an item of"
-            " its own"
-            " with objectProperty, objectEncoding and objectAlias"
-        )
     history = _go_integer(given.get("objectVersionHistory") or "1")
     if history is None or history > MAX_HISTORY:
         number = quote_text(given["objectVersionHistory"])
         raise ClassError(f"{where}: objectVersionHistory is {number}: expected a number from 0 to {MAX_HISTORY}")
-    keep = choice("objectKeep", SWITCH, given.get("objectKeep", "").lower())
-    if keep == "true" and expand:
-        raise ClassError(
-            f"{where}: objectKeep cannot be combined with objectExpand: map single properties with objectProperty"
-        )
+    keep = choice("objectKeep", SWITCH, given.get("objectKeep", "").lower()) == "true"
     version = field("objectVersion", VERSION, "a version's id, 32 hexadecimal digits, or nothing for the newest")
-    return VaultObject(
+    vault_object = VaultObject(
         name=field("objectName", OBJECT_NAME, "1 to 127 letters, digits and -"),
         type=kind,
         version="" if version == "latest" else version,
@@ -290,8 +269,33 @@ def _vault_object(given: Mapping[str, str], where: str) -> VaultObject:
         encoding=encoding,
         property_path=part,
         expand=expand,
-        keep=keep == "true",
+        keep=keep,
     )
+    _check_combination(vault_object, given, where)
+    return vault_object
+
+
+def _check_combination(wanted: VaultObject, given: Mapping[str, str], where: str) -> None:
+    """Raise `ClassError` for fields that are valid alone and not together."""
+    for name, has_effect in (
+        ("objectFormat", wanted.format != "pem"),
+        ("objectEncoding", wanted.encoding != "utf-8"),
+        ("objectProperty", bool(wanted.property_path)),
+        ("objectExpand", wanted.expand),
+    ):
+        if has_effect and wanted.type != "secret":
+            raise ClassError(
+                f"{where}: {name} {shorten_name(given[name])} needs objectType secret; {wanted.type} is always PEM"
+            )
+    if wanted.expand and wanted.encoding != "utf-8":
+        raise ClassError(
+            f"{where}: objectExpand cannot be combined with objectEncoding {wanted.encoding}; give each property an"
+            " item of its own with objectProperty, objectEncoding and objectAlias"
+        )
+    if wanted.expand and wanted.keep:
+        raise ClassError(
+            f"{where}: objectKeep cannot be combined with objectExpand: map single properties with objectProperty"
+        )
 
 
 def _is_null(node: yaml.Node) -> bool:
