@@ -17,8 +17,8 @@ from controller.errors import ParsingDeferred
 from controller.runtime.parsing import Charge, ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync.class_reader import EDIT_INTERVAL, SMALL
+from controller.secretsync.sync_resolver import Class
 
-Class = SecretProviderClass | Unreadable | None
 AffectedKeys = Mapping[Key, frozenset[str] | None]
 """The affected target keys of each SecretSync. None means all keys, and an empty set means none."""
 Users = Callable[[Key], Mapping[Key, SecretSync | Unreadable | None]]

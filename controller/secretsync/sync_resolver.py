@@ -105,9 +105,11 @@ class SyncResolver:
 
     def _reserved_mistake(self, sync: SecretSync) -> errors.InputError | None:
         """Return the error that the admission policies would raise after the vault was read."""
+        if not self._settings.probe_secret_type:  # the chart sets it together with the policies
+            return None
         wanted = sync.spec.secret_object
         found = reserved.find_reserved(sync.metadata.name, wanted.labels, wanted.annotations)
-        return errors.InputError(found) if found and self._settings.probe_secret_type else None
+        return errors.InputError(found) if found else None
 
     def _interval_mistake(self, sync: SecretSync) -> errors.InputError | None:
         requested, shortest = sync.metadata.annotations.get(REFRESH_INTERVAL), self._settings.shortest_refresh_interval

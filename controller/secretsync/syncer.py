@@ -178,6 +178,10 @@ class Syncer:
         fetched: Fetched,
         written: LastWrite,
     ) -> Synced | PartiallySynced:
+        """Write the Secret if it differs from the fetched values, and update `written`. Return the outcome.
+
+        Raise `ControllerError` if the decision or the API server refuses the write.
+        """
         wanted = resolved.wanted
         digests = {key: self._digest_value(item) for key, item in fetched.items() if isinstance(item, VaultValue)}
         untouched = secret is not None and written.fingerprint == data_fingerprint(secret)
@@ -199,14 +203,7 @@ class Syncer:
             raise decision.error
         changed = False
         if isinstance(decision, WriteSecret):
-            try:
-                after = await self._write_secret(sync, secret, decision)
-            except (errors.Conflict, errors.NotFound, errors.NotLeading):
-                raise
-            except errors.ControllerError as error:
-                seconds = self._settings.rotation_poll_interval
-                written.refused = await RefusedWrite.rehearse_write(self.kube, sync, secret, error, seconds)
-                raise
+            after = await self._write_or_rehearse(sync, secret, decision, written)
             # Equal values do not change the resourceVersion: the API server compares them.
             changed = secret is None or after.resource_version != secret.resource_version
             secret, written.exists = after, True
@@ -228,10 +225,24 @@ class Syncer:
             warnings=warnings if warnings or everything else None,
         )
 
+    async def _write_or_rehearse(
+        self, sync: SecretSync, secret: ObjectMeta | None, write: WriteSecret, written: LastWrite
+    ) -> ObjectMeta:
+        """Write the Secret. Return its metadata. After a refusal, store the result of a dry run and raise the error."""
+        try:
+            return await self._write_secret(sync, secret, write)
+        except (errors.Conflict, errors.NotFound, errors.NotLeading):
+            raise
+        except errors.ControllerError as error:
+            seconds = self._settings.rotation_poll_interval
+            written.refused = await RefusedWrite.rehearse_write(self.kube, sync, secret, error, seconds)
+            raise
+
     def _digest_value(self, item: VaultValue) -> bytes:
         return hmac.digest(self._key, item.value.reveal(), "sha256")
 
     async def _write_secret(self, sync: SecretSync, secret: ObjectMeta | None, write: WriteSecret) -> ObjectMeta:
+        """Create or patch the Secret. Return its metadata. Raise `ControllerError` with the next step on a refusal."""
         try:
             if secret is None:
                 after = await permissions.SECRETS.create(self.kube, sync.metadata.namespace, write.body)

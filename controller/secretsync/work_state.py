@@ -356,6 +356,7 @@ def is_unreported(ready: Condition | None, generation: int, outcome: Reportable,
 
     The first failure after an edit, or of a SecretSync that was never synced, is reported at once.
     """
+    # A condition without observedGeneration, which is optional, has 0.
     is_current = ready is not None and ready.holds and ready.observed_generation in (0, generation)
     is_vault_failure = not isinstance(outcome, Synced) and outcome.is_vault_failure
     return is_vault_failure and failures == UNREPORTED_FAILURES and is_current
