@@ -91,7 +91,7 @@ class Store(Generic[R]):
         if item == before:
             return key  # after each status patch, the watch sends what its answer said
         item = share_parts(item)
-        key = Key(item.metadata.namespace, item.metadata.name)
+        key = Key(item.metadata.namespace, item.metadata.name)  # of the shared texts
         self._objects[key] = item
         for changed, same in self._listeners:
             if before is None or not same(before.metadata, item.metadata):

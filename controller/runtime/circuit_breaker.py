@@ -1,8 +1,8 @@
-"""A circuit breaker: whether a vault is called at all, by the share of its calls that have failed of late. Pure.
+"""A circuit breaker: decide by the share of recent failures whether a vault is called at all. Pure.
 
-One failure among many answers is normal (a vault's gateway restarts, a region forgets a signing key for a second), so
-it is retried and concerns its caller alone. Failures alone, or a majority of them, mean an outage. All outcomes of one
-subject count as one, so that failures of a single object are no outage: they open only the breaker of that object.
+One failure among many answers is normal (a vault's gateway restarts, a region forgets a signing key for a second). Only
+its caller retries it. Two or more failures that are at least half of the outcomes mean an outage. All outcomes of one
+subject count as one. So failures of a single object are not an outage: they open only the breaker of that object.
 Source: "Circuit Breaker pattern" and "Retry pattern" of the Azure Architecture Center.
 """
 
@@ -16,9 +16,9 @@ WINDOW = 30.0
 # The breaker opens at this many failures if they are at least this share of the outcomes that count.
 MIN_FAILURES = 2
 FAILURE_SHARE = 0.5
-# Seconds for which an open breaker lets no call through; then one call probes.
+# Seconds for which an open breaker allows no call. Then one call probes the vault.
 OPEN_SECONDS = 5.0
-# Retries of one call, and how many of these need a vault that answers most calls.
+# Maximum number of retries of one call, and the number of recent outcomes that are enough to call a vault healthy.
 MAX_RETRIES = 2
 HEALTHY_OUTCOMES = 5
 
@@ -35,11 +35,11 @@ class CircuitBreaker:
         self._reason = ""
 
     def open_reason(self) -> str:
-        """Return why no call is allowed now; empty if the breaker is closed, or if its probe is due."""
+        """Return why no call is allowed now, or an empty text if the breaker is closed or its probe is due."""
         return self._reason if self._clock() < self._open_until else ""
 
     def begin(self) -> None:
-        """Note that a call begins: after an outage this one probes, and the others wait for its result."""
+        """Record that a call begins. If the breaker has opened, this call probes, and others wait for its result."""
         if self._reason:
             self._open_until = self._clock() + OPEN_SECONDS
 
@@ -49,9 +49,10 @@ class CircuitBreaker:
         return bool(self._reason)
 
     def retries_left(self, attempts: int) -> int:
-        """Return how often a call can be sent again whose attempt number `attempts` fails now.
+        """Return how often a call can be sent again after `attempts` attempts, of which the last one fails now.
 
-        A probe is not sent again: its failure says enough. A second retry needs a vault that answers most of its calls.
+        A probe is not sent again, because its failure is sufficient. A second retry needs a vault that answers most of
+        its calls.
         """
         if self._reason:
             return 0
@@ -60,16 +61,17 @@ class CircuitBreaker:
         return max(0, (MAX_RETRIES if is_healthy else 1) + 1 - attempts)
 
     def succeed(self, subject: Hashable = None) -> None:
-        """Note an answer, of whatever content."""
+        """Record an answer with any content."""
         self._reason, self._open_until = "", 0.0
         self._outcomes.append((self._clock(), True, subject))
 
     def fail(self, reason: str, seconds: float = 0.0, *, retries: bool = False, subject: Hashable = None) -> None:
-        """Note a failure that may pass; the breaker opens if such failures prevail.
+        """Record a failure that can pass by itself. Open the breaker if such failures prevail.
 
-        `subject` is what alone may have failed; None: the failure can concern every call. If the server said in how
-        many seconds to come again, one failure without a subject and an answer is enough. If the caller retries, the
-        result of its retry decides: each of several simultaneous calls may fail once.
+        `subject` is the object that can be the only one to fail. None means that the failure can concern every call.
+        `seconds` is the delay that the server asked for: then one failure without a subject is enough. `retries` means
+        that the caller retries. Then the result of the retry decides, because each of several simultaneous calls can
+        fail once.
         """
         self._outcomes.append((self._clock(), False, subject))
         votes = self._recent_votes()
@@ -80,7 +82,7 @@ class CircuitBreaker:
             self.trip(reason, seconds)
 
     def trip(self, reason: str, seconds: float = 0.0) -> None:
-        """Open: the failure lasts, or failures prevail. `seconds` is the time that the vault said."""
+        """Open the breaker. `seconds` is the delay that the vault asked for, or 0."""
         self._reason, self._open_until = reason, self._clock() + max(seconds, OPEN_SECONDS)
 
     def _recent_outcomes(self) -> list[bool]:
@@ -88,7 +90,7 @@ class CircuitBreaker:
         return [succeeded for moment, succeeded, _ in self._outcomes if moment > since]
 
     def _recent_votes(self) -> list[bool]:
-        """Return the outcomes that count, of each subject only the last."""
+        """Return the outcomes that count. Of each subject, only the last one counts."""
         since = self._clock() - WINDOW
         votes: dict[Hashable, bool] = {}
         for number, (moment, succeeded, subject) in enumerate(self._outcomes):
@@ -98,21 +100,21 @@ class CircuitBreaker:
 
 
 class BreakersBySubject(Generic[S]):
-    """The breakers of subjects that failed of late. A subject without failures has none.
+    """The breakers of subjects that failed recently. A subject without failures has none.
 
     The number is bounded, because editors choose the names of objects.
     """
 
-    def __init__(self, clock: Callable[[], float], most: int) -> None:
+    def __init__(self, clock: Callable[[], float], max_subjects: int) -> None:
         self._clock = clock
-        self._most = most
+        self._max_subjects = max_subjects
         self._breakers: dict[S, CircuitBreaker] = {}
 
     def __iter__(self) -> Iterator[S]:
         return iter(self._breakers)
 
     def open_reason(self, subject: S) -> str:
-        """Return why the subject is not called now; empty if it can be called."""
+        """Return why the subject is not called now, or an empty text if it can be called."""
         known = self._breakers.get(subject)
         return known.open_reason() if known else ""
 
@@ -122,19 +124,19 @@ class BreakersBySubject(Generic[S]):
         return bool(known and known.is_tripped)
 
     def begin(self, subject: S) -> None:
-        """Note that a call of the subject begins."""
+        """Record that a call of the subject begins."""
         if known := self._breakers.get(subject):
             known.begin()
 
     def succeed(self, subject: S) -> None:
-        """Note an answer."""
+        """Record an answer."""
         self._breakers.pop(subject, None)
 
     def fail(self, subject: S, reason: str, seconds: float = 0.0, *, retries: bool = False) -> None:
-        """Note a failure of the subject."""
-        # The subject that failed last comes last, and the first makes room.
+        """Record a failure of the subject."""
+        # The newest failure is last. At the limit, the oldest one is removed.
         breaker = self._breakers.pop(subject, None) or CircuitBreaker(self._clock)
-        if len(self._breakers) >= self._most:
+        if len(self._breakers) >= self._max_subjects:
             del self._breakers[next(iter(self._breakers))]
         self._breakers[subject] = breaker
         breaker.fail(reason, seconds, retries=retries)
