@@ -14,7 +14,7 @@ from controller.api.secretsync import SecretSync
 from controller.api.select import SkippedObject
 from controller.domain.status import find_condition, next_condition, ready_condition
 from controller.errors import ControllerError
-from controller.runtime.backoff import format_time, parse_time
+from controller.runtime.clock import format_time, parse_time
 
 # Maximum characters of a part's message. Its SecretSync has the full text.
 MAX_MESSAGE = 512

@@ -26,7 +26,7 @@ from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectPart, Object
 from controller.domain.secret_limits import key_violation
 from controller.domain.values import ExpandedValues, Results, SecretBytes, Unchanged, VaultValue
 from controller.errors import ControllerError, InputError, ObjectError, UnopenedPfx, UnusableValue
-from controller.runtime.backoff import format_time
+from controller.runtime.clock import format_time
 
 PEM = "application/x-pem-file"
 PFX = "application/x-pkcs12"

@@ -14,7 +14,7 @@ import msgspec
 from controller.api.meta import ManagedFieldsEntry, ObjectMeta
 from controller.api.secretsync import SecretSync
 from controller.config.settings import FIELD_MANAGER
-from controller.runtime.backoff import parse_time
+from controller.runtime.clock import parse_time
 
 # Seconds by which an entry of managedFields can be later than the sync before it. Both times are rounded to seconds.
 ROUNDING = 1.0

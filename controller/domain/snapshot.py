@@ -17,7 +17,7 @@ from controller.api.secretsync import ObjectVersion
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.selection import SelectionSighting
 from controller.errors import ControllerError, UnusableValue
-from controller.runtime.backoff import format_time
+from controller.runtime.clock import format_time
 
 # One second for the resolution, and one for the time between the change and the answer.
 UNSETTLED = timedelta(seconds=2)

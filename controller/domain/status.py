@@ -17,7 +17,7 @@ from controller.domain.generated import akvsync_owner, identify_items
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.values import VaultValue
 from controller.errors import ControllerError, OwnershipError, Retry, is_vault_failure
-from controller.runtime.backoff import format_time, parse_time
+from controller.runtime.clock import format_time, parse_time
 
 # The CRD's limit for a condition's message.
 MAX_MESSAGE = 32_768

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
 from controller.polling.poll_group import PollGroup
-from controller.runtime.backoff import parse_time
+from controller.runtime.clock import parse_time
 from controller.runtime.work_queue import Key
 
 # Seconds. A group whose interval is below SHORT_INTERVAL is polled soon after a restart in any case, so recording its

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 FIRST_RETRY = 2.0
@@ -11,33 +10,6 @@ MAX_RETRY_SECONDS = 300.0
 COLLECTED_SOON = 1.0
 # The maximum delay while an object in the cluster blocks the sync, such as a Secret of another owner.
 MAX_BLOCKED_SECONDS = 30.0
-
-
-def parse_time(text: str | None) -> datetime | None:
-    """Parse a Kubernetes timestamp (RFC 3339) as UTC. Return None if it is missing or malformed."""
-    if not text:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    try:
-        # In the years 1 and 9999 a time zone can move it out of the range of datetime.
-        return found.astimezone(UTC)
-    except OverflowError:
-        return None
-
-
-def latest(*moments: datetime | None) -> datetime | None:
-    """Return the latest of these times, or None if all are None."""
-    return max((moment for moment in moments if moment), default=None)
-
-
-def format_time(moment: datetime) -> str:
-    """Return a Kubernetes timestamp: UTC, whole seconds."""
-    # Not strftime: before the year 1000 it writes fewer than four digits, which the API server rejects.
-    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def refresh_interval(requested: str | None, usual: float, shortest: float) -> float | None:

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from controller.api.secretsync import SecretSync
 from controller.observability.telemetry import PREFIX, MetricDescription
 from controller.runtime import budgets
-from controller.runtime.backoff import parse_time
+from controller.runtime.clock import parse_time
 
 LAST_SYNC = MetricDescription(
     PREFIX + "last_successful_sync_timestamp_seconds",

@@ -35,7 +35,7 @@ from controller.polling.poll_group import PollGroup
 from controller.polling.poller import Poller
 from controller.runtime import backoff, budgets
 from controller.runtime.budgets import RateBudget
-from controller.runtime.clock import SYSTEM_CLOCK, Clock
+from controller.runtime.clock import SYSTEM_CLOCK, Clock, format_time, latest, parse_time
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key, Queue
 from controller.secretsync.attempts import AttemptRunner
@@ -162,7 +162,7 @@ class Reconciler:
         """
         began = self._clock.utc() - timedelta(seconds=self._clock.monotonic() - moment)
         fingerprint = group.fingerprint(self._settings.rotation_poll_interval)
-        poll = GroupPoll(group=fingerprint, time=backoff.format_time(began))
+        poll = GroupPoll(group=fingerprint, time=format_time(began))
         for key in sorted(self.poller.members_of(group)):
             sync, entry = self.syncs.get(key), self.entries.get(key)
             if not (entry and isinstance(sync, SecretSync)):
@@ -177,8 +177,8 @@ class Reconciler:
     def last_equal(self, sync: SecretSync) -> datetime | None:
         """Return when the Secret was last known to equal the vault. The time in the status can be a day older."""
         entry = self.entries.get(Key(sync.metadata.namespace, sync.metadata.name))
-        status_time = backoff.parse_time(sync.status.last_successful_sync_time)
-        return backoff.latest(entry.state.equal_at if entry else None, status_time)
+        status_time = parse_time(sync.status.last_successful_sync_time)
+        return latest(entry.state.equal_at if entry else None, status_time)
 
     def own_syncs(self) -> Iterator[SecretSync]:
         """Yield the readable SecretSyncs of this controller."""

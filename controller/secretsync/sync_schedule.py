@@ -22,7 +22,7 @@ from controller.polling.group_polls import Records, recorded_polls
 from controller.polling.poll_group import PollGroup
 from controller.polling.poller import Poller
 from controller.runtime import backoff
-from controller.runtime.clock import Clock
+from controller.runtime.clock import Clock, parse_time
 from controller.runtime.work_queue import Key
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
 from controller.secretsync.tasks import Fetch
@@ -130,7 +130,7 @@ class SyncSchedule:
         fetch = edit or Fetch(now)
         if not isinstance(source, SecretProviderClass):
             return PlannedTask(fetch, now)  # the attempt reports it and calls no vault
-        last = backoff.parse_time(sync.status.last_successful_sync_time)
+        last = parse_time(sync.status.last_successful_sync_time)
         if last is None or not can_wait_for_poll(sync, source):
             return PlannedTask(fetch, now + self._draw_jitter(source))
         try:

@@ -10,7 +10,7 @@ from controller.api.secretsync import GroupPoll, SecretSyncStatus
 from controller.domain.provider_class import ObjectVersionRef
 from controller.domain.snapshot import NONE_UNUSABLE, PollResult
 from controller.domain.status import Failed, PartiallySynced, ready_condition
-from controller.runtime import backoff
+from controller.runtime.clock import parse_time
 
 # Seconds between two writes of a status without news. Polls are recorded more often, once for their group.
 CONFIRM_EVERY = 86_400.0
@@ -73,7 +73,7 @@ def task_after_poll(
     if stale is None or stale or not ready or not ready.holds:
         # Without stale keys, the attempt updates the Secret's metadata and the status, and fetches no value.
         return Fetch(now, stale)
-    last = backoff.parse_time(status.last_successful_sync_time)
+    last = parse_time(status.last_successful_sync_time)
     return Confirm() if last is None or (utc_now - last).total_seconds() >= CONFIRM_EVERY else None
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from controller.api.conditions import Reason
-from controller.runtime.backoff import parse_time
+from controller.runtime.clock import parse_time
 from tests.support.certificates import encode_pem_bundle
 from tests.support.cluster.harness import MANAGED_LABEL, TENANT, InstalledRelease, eventually
 from tests.support.cluster.namespace import Namespace

@@ -55,6 +55,7 @@ MODULES = [
     "kube.overlap",
     "runtime.backoff",
     "runtime.circuit_breaker",
+    "runtime.clock",
     "runtime.fair_share",
     "runtime.json_decoding",
     "runtime.parsing",

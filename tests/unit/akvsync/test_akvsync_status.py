@@ -14,7 +14,7 @@ from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
 from controller.api.select import SkippedObject
 from controller.errors import ClassError, ClassNotFound, ControllerError, InputError, ProviderError
-from controller.runtime.backoff import format_time
+from controller.runtime.clock import format_time
 from tests.support.akv_syncs import akv_sync
 from tests.support.builders import make_sync
 

@@ -34,7 +34,7 @@ from controller.errors import (
     UnusableValue,
 )
 from controller.keyvault.errors import throttled_error
-from controller.runtime.backoff import format_time
+from controller.runtime.clock import format_time
 from tests.support.builders import make_owner, make_provider_class, make_sync, make_value
 from tests.support.outcomes import make_outcome
 from tests.support.process_stats import thread_seconds

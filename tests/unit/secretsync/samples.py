@@ -10,7 +10,7 @@ from controller.domain.snapshot import ListedObject, VaultSnapshot
 from controller.domain.status import Failed, PartiallySynced, Synced
 from controller.errors import ControllerError, ObjectError, ProviderError, UnusableValue
 from controller.keyvault.errors import throttled_error
-from controller.runtime import backoff
+from controller.runtime.clock import format_time
 from controller.secretsync.tasks import ReportFailure
 from tests.support.outcomes import make_failure
 
@@ -34,7 +34,7 @@ def make_partial(error: ControllerError, **errors: ControllerError) -> Partially
 READY = Synced(message="a message")
 UNREACHABLE = Failed(ProviderError("a message"))
 DISABLED, THROTTLED = ObjectError("secret pass is disabled"), throttled_error("shop", None)
-LACKING = UnusableValue("secret pass has no property", version="2", updated=backoff.format_time(LATER))
+LACKING = UnusableValue("secret pass has no property", version="2", updated=format_time(LATER))
 
 
 def make_condition(ready: bool, generation: int = 0, reason: Reason = Reason.UP_TO_DATE) -> Condition:
@@ -43,14 +43,14 @@ def make_condition(ready: bool, generation: int = 0, reason: Reason = Reason.UP_
         status="True" if ready else "False",
         reason=reason,
         message="",
-        last_transition_time=backoff.format_time(DATE),
+        last_transition_time=format_time(DATE),
         observed_generation=generation,
     )
 
 
 def make_status(ready: bool | None = True, age: float | None = 0.0) -> SecretSyncStatus:
-    last = None if age is None else backoff.format_time(DATE - timedelta(seconds=age))
-    updated = backoff.format_time(UPDATED)
+    last = None if age is None else format_time(DATE - timedelta(seconds=age))
+    updated = format_time(UPDATED)
     return SecretSyncStatus(
         conditions=[] if ready is None else [make_condition(ready)],
         objects=[ObjectVersion(target_key=key, object=f"secret/{key}", version="1", updated=updated) for key in WANTED],

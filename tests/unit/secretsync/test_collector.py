@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
 from controller.runtime import budgets
-from controller.runtime.backoff import latest, parse_time
+from controller.runtime.clock import latest, parse_time
 from controller.secretsync.collector import DROPPED, EXPIRY, LAST_SYNC, SecretSyncCollector
 from tests.support.builders import make_sync
 

@@ -19,8 +19,8 @@ from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.status import Failed, Reportable, Requeue, Synced, generation_hash, next_status, sync_hash
 from controller.keyvault.credentials import Identity
 from controller.polling.poll_group import PollGroup
-from controller.runtime.backoff import format_time
 from controller.runtime.clock import Clock as ProcessClock
+from controller.runtime.clock import format_time
 from controller.runtime.work_queue import Key
 from controller.secretsync.sync_resolver import Class, ResolvedSync
 from controller.secretsync.sync_schedule import (

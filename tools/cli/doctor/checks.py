@@ -24,7 +24,7 @@ from controller.domain.values import Unchanged, VaultValue
 from controller.errors import ControllerError
 from controller.keyvault.credentials import Identity
 from controller.kube.overlap import FIX
-from controller.runtime.backoff import latest, parse_time
+from controller.runtime.clock import latest, parse_time
 from controller.secretsync.tasks import CONFIRM_EVERY
 from tools.cli import adoption
 from tools.cli.capacity.fleet import CREDENTIALS_PER_IDENTITY

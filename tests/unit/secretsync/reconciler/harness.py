@@ -18,7 +18,7 @@ from controller.keyvault.credentials import Identity
 from controller.keyvault.listing import OnListed
 from controller.kube.informer import Store
 from controller.observability.telemetry import Metrics
-from controller.runtime.backoff import parse_time
+from controller.runtime.clock import parse_time
 from controller.runtime.work_queue import Key
 from controller.secretsync.status_reporter import ReportResult
 from controller.secretsync.sync_resolver import Class, ResolvedSync

@@ -13,7 +13,7 @@ from controller.domain.status import Reportable, next_status
 from controller.errors import ProviderError
 from controller.keyvault.credentials import Identity
 from controller.polling.poll_group import PollGroup
-from controller.runtime.backoff import format_time, parse_time
+from controller.runtime.clock import format_time, parse_time
 from controller.runtime.work_queue import Key
 from controller.secretsync.status_reporter import ReportResult
 from tests.support.builders import make_sync
