@@ -118,6 +118,7 @@ def _ship_logs(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsync
 
 
 async def _run_parts(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
+    """Build all parts, and run them until `stop` is set. Then end the background tasks, and let attempts finish."""
     async with KubeClient(await config.find_config(os.environ)) as kube:
         overlap = OverlapCheck(kube, settings)
         elector = _new_elector(kube, settings, metrics, overlap)

@@ -209,11 +209,7 @@ def next_status(
     def build_condition(kind: ConditionType, holds: bool | None) -> Condition:
         return next_condition(kind, holds, outcome.reason, outcome.message, generation, before, now)
 
-    exists: bool | None = True
-    if isinstance(outcome, Failed):
-        is_foreign = isinstance(outcome.error, OwnershipError)
-        known = _previous_value(before, ConditionType.SECRET_CREATED) if secret_exists is None else secret_exists
-        exists = False if is_foreign else known
+    exists = _is_secret_created(outcome, before, secret_exists)
     is_stalled = isinstance(outcome, Failed) and outcome.error.is_stalled
     never_synced = not (exists or before.sync_hash)
     if never_synced:
@@ -234,6 +230,15 @@ def next_status(
         observed_generation=generation,
         objects=objects,
     )
+
+
+def _is_secret_created(outcome: Reportable, before: SecretSyncStatus, secret_exists: bool | None) -> bool | None:
+    """Return whether the SecretSync has its Secret after this outcome, or None if that is unknown."""
+    if not isinstance(outcome, Failed):
+        return True
+    if isinstance(outcome.error, OwnershipError):
+        return False  # the Secret of this name belongs to another owner
+    return _previous_value(before, ConditionType.SECRET_CREATED) if secret_exists is None else secret_exists
 
 
 def _reports_since(poll: GroupPoll, status: SecretSyncStatus, generation: int) -> bool:
