@@ -79,6 +79,8 @@ class ObjectClient(abc.ABC):
         return ObjectPage(list(_read_items(answer.value)), answer.next_link or "")
 
     async def _get_body(self, url: str) -> bytes:
+        # The SDK treats an address as a template and fills in its braces. The vault chooses that of the next page.
+        url = url.replace("{", "%7B").replace("}", "%7D")
         answer = await self._client.send_request(HttpRequest("GET", url))
         if answer.status_code != 200:
             raise HttpResponseError(response=answer)

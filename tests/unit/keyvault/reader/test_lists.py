@@ -242,6 +242,16 @@ async def test_next_page_at_another_address_is_not_requested(harness: ReaderHarn
 
 
 @pytest.mark.parametrize(
+    "braces", ["{vaultBaseUrl:>9999999}", "{vaultBaseUrl}", "{x}/keys/other", "{x}", "{0}", "{", "}}"]
+)
+async def test_braces_in_the_address_of_a_page_are_only_text(harness: ReaderHarness, braces: str) -> None:
+    """The SDK fills in templates: it would pad the address to any length, or drop a part of it."""
+    serve_list(harness, [make_item(harness, "a")], link=f"{harness.server.url}/secrets?a={braces}")
+    assert await poll(harness, *make_secret_refs(2)) == (["/secrets"] * 2, {})
+    assert harness.server.requests[-1].query["a"] == braces
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"value": None},
