@@ -262,7 +262,7 @@ def _vault_object(given: Mapping[str, str], where: str) -> VaultObject:
     vault_object = VaultObject(
         name=field("objectName", OBJECT_NAME, "1 to 127 letters, digits and -"),
         type=kind,
-        version="" if version == "latest" else version,
+        version="" if version == "latest" else version.lower(),  # as in the vault's ids, with which it is compared
         history=max(1, history),
         alias=field("objectAlias", ALIAS, "a relative path without two dots in a row"),
         format=form,
