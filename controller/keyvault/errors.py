@@ -58,7 +58,7 @@ class VaultRefusal(NamedTuple):
     lacks_claims: bool = False
     """The vault asked for a token with other claims (continuous access evaluation)."""
     is_page: bool = False
-    """The answer is HTML, which a proxy or gateway sends, and never Key Vault."""
+    """The answer is HTML or plain text, which a proxy or gateway sends, and never Key Vault."""
 
     @classmethod
     def from_error(cls, error: HttpResponseError) -> Self:
@@ -75,7 +75,7 @@ class VaultRefusal(NamedTuple):
             retry_after=parse_retry_after(received),
             token=sent.get("Authorization", "").partition(" ")[2],
             lacks_claims="insufficient_claims" in received.get("WWW-Authenticate", ""),
-            is_page=not codes and "html" in received.get("Content-Type", "").lower(),
+            is_page=not codes and _is_page_type(received.get("Content-Type", "")),
         )
 
     @property
@@ -281,6 +281,12 @@ def _nested_errors(response: Any) -> Iterator[dict[str, Any]]:
         found = _lower_names(inner)
         yield found
         inner = found.get("innererror")
+
+
+def _is_page_type(content_type: str) -> bool:
+    """Return whether this is a type of pages: HTML, plain text or XML."""
+    kind = content_type.lower()
+    return (kind.startswith("text/") or "xml" in kind) and "json" not in kind
 
 
 def _lower_names(fields: dict[str, Any]) -> dict[str, Any]:

@@ -95,8 +95,15 @@ def test_fields_of_a_refusal_are_empty_by_default() -> None:
         ("Text/HTML; charset=utf-8", "", True),
         ("application/xhtml+xml", "<html>", True),
         ("text/html", nest_codes("Forbidden"), False),
+        ("text/plain", "RBAC: access denied", True),  # Envoy
+        ("text/plain; charset=utf-8", "Action: Deny. Reason: No rule matched.", True),  # Azure Firewall, HTTP 470
+        ("application/xml", "<Error/>", True),
+        ("text/plain", nest_codes("Forbidden"), False),
         ("application/json; charset=utf-8", "", False),
-        ("", "<html>", False),
+        ("application/problem+json", {"title": "Forbidden"}, False),
+        ("text/json", "", False),
+        ("application/octet-stream", "", False),
+        ("", "<html>", False),  # a challenge of Key Vault can lack a body and its type
     ],
 )
 def test_page_of_a_proxy_is_found_by_its_type(content_type: str, body: object, is_page: bool) -> None:

@@ -137,8 +137,9 @@ async def test_refusal_unrelated_to_lists_does_not_replace_them(harness: ReaderH
     assert (await poll(harness, USER))[1]["secret"].keys() == {"user"}
 
 
-async def test_page_of_a_proxy_is_not_a_forbidden_list(harness: ReaderHarness) -> None:
-    page = ScriptedResponse(b"<html>blocked</html>", status=403, headers={"Content-Type": "text/html"})
+@pytest.mark.parametrize("kind", ["text/html", "text/plain"])
+async def test_page_of_a_proxy_is_not_a_forbidden_list(harness: ReaderHarness, kind: str) -> None:
+    page = ScriptedResponse(b"blocked", status=403, headers={"Content-Type": kind})
     harness.answers["/secrets"] = page
     with pytest.raises(ProviderError, match="check the proxy and firewall"):
         await harness.reader.lister.list_all("secret", 9)
