@@ -122,6 +122,11 @@ SHAPES: dict[str, Any] = {
         "policy": dict,
         "pending": {"id": f"{HOST}/certificates/soon/pending"},
     },
+    "certificates/soon/policy": {
+        "id": f"{HOST}/certificates/soon/policy",
+        "issuer": {"name": str},
+        "attributes": {"enabled": True},
+    },
     "certificates/soon/pending": {
         "id": f"{HOST}/certificates/soon/pending",
         "issuer": dict,
@@ -240,6 +245,8 @@ REFUSALS = [
     ),
     ("keys/none", 404, "KeyNotFound", None, r"A key with \(name/id\) none was not found in this key vault\. .*"),
     ("secrets/soon", 404, "SecretNotFound", None, ".*"),
+    (f"certificates/soon/{'0' * 32}", 404, "CertificateNotFound", None, rf".* soon/{'0' * 32} was not found .*"),
+    ("certificates/soon/v1", 400, "BadParameter", None, "Method GET does not allow operation 'v1'"),
     ("certificates/contacts", 404, "ContactsNotFound", None, ".*"),
     ("certificates/none/pending", 404, "PendingCertificateNotFound", None, "Pending certificate not found: none"),
     ("secrets/pin/v1", 400, "BadParameter", None, "Method GET does not allow operation 'v1'"),

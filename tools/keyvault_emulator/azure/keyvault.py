@@ -90,8 +90,7 @@ def answer(vault: Vault, route: ParsedAddress, query: Mapping[str, str], origin:
     if found is None:
         raise _not_found(kind, route.name)
     entry, managed = found
-    if route.version and not _VERSION.fullmatch(route.version):
-        raise vault_error(400, "BadParameter", f"Method GET does not allow operation '{route.version}'")
+    _check_version_id(route.version)
     version = _find_version(kind, entry, route.version)
     if verb == "policy":
         return bundles.policy(vault, entry, version)
@@ -113,14 +112,28 @@ def _check_version(vault: Vault, asked: str | None) -> None:
         )
 
 
+def _check_version_id(version: str) -> None:
+    if version and not _VERSION.fullmatch(version):
+        raise vault_error(400, "BadParameter", f"Method GET does not allow operation '{version}'")
+
+
 def _request_bundle(vault: Vault, route: ParsedAddress, verb: str) -> dict[str, Any]:
-    """Return the pending request of a certificate, or the certificate without a version. Raise `ErrorAnswer`."""
+    """Return the pending request of a certificate, or the certificate or policy of one without a version.
+
+    Raise `ErrorAnswer`.
+    """
     entry = vault.certificates.get(route.name.lower())
     if entry is None or entry.deleted or not entry.pending:
         if verb == "pending":
             raise vault_error(404, "PendingCertificateNotFound", f"Pending certificate not found: {route.name}")
         raise _not_found("certificates", route.name)
-    return bundles.operation(vault, entry) if verb == "pending" else bundles.requested(vault, entry)
+    if verb == "pending":
+        return bundles.operation(vault, entry)
+    if route.version:
+        _check_version_id(route.version)
+        raise _not_found("certificates", f"{route.name}/{route.version}")
+    requested = bundles.requested(vault, entry)
+    return dict(requested["policy"]) if verb == "policy" else requested
 
 
 def _not_found(kind: Kind, name: str) -> Exception:
