@@ -197,6 +197,17 @@ class SecretObjects(ObjectClient):
     def _client_type() -> Any:
         return SecretClient
 
+    def disabled(self, vault_object: VaultObject) -> ObjectGone:
+        """Return the error for a disabled secret, also for that of a certificate without a version yet.
+
+        Key Vault lists such a secret as disabled until the certificate's pending request is completed.
+        """
+        error = super().disabled(vault_object)
+        return ObjectGone(
+            f"{error.message}, or if it belongs to a certificate whose request is pending, merge that"
+            " (az keyvault certificate pending merge)"
+        )
+
     async def get(self, vault_object: VaultObject, version: str) -> VaultValue:
         """Return the value in UTF-8."""
         # An empty text is a valid value. A missing value must not empty a key.

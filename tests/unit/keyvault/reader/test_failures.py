@@ -67,7 +67,11 @@ async def test_denial_by_an_access_policy_names_the_missing_permission(
             ObjectError,
             [f"secret user {NOT_IN_KEY_VAULT} shop", "create or recover"],
         ),
-        (make_refusal(403, "Forbidden", "SecretDisabled"), ObjectError, ["secret user is disabled", "enable it"]),
+        (
+            make_refusal(403, "Forbidden", "SecretDisabled"),
+            ObjectError,
+            ["secret user is disabled", "enable it", "if it belongs to a certificate whose request is pending, merge"],
+        ),
         (
             make_refusal(403, "Forbidden", "ForbiddenByRbac"),
             ObjectError,
