@@ -42,8 +42,10 @@ def find_difference(found: Any, shape: Any, path: str = "$") -> str:
         if found.keys() != shape.keys():
             return f"{path}: {sorted(found)}, not {sorted(shape)}"
         return next(filter(None, (find_difference(found[key], shape[key], f"{path}.{key}") for key in shape)), "")
-    if isinstance(shape, list) and isinstance(found, list) and len(shape) == 1:
-        return next(filter(None, (find_difference(each, shape[0], f"{path}[]") for each in found)), "")
+    if isinstance(shape, list) and isinstance(found, list) and len(shape) in (1, len(found)):
+        shapes = shape * len(found) if len(shape) == 1 else shape
+        pairs = zip(found, shapes, strict=True)
+        return next(filter(None, (find_difference(each, wanted, f"{path}[]") for each, wanted in pairs)), "")
     return "" if found == shape else f"{path}: {found!r} is not {shape!r}"
 
 
@@ -116,11 +118,29 @@ SHAPES: dict[str, Any] = {
     "certificates/web/{version}": CERTIFICATE
     | {"subject": str, "issuer": str, "sans": {"dns_names": list}, "serialnumber": Text("[0-9A-F]{32,}")},
     "certificates/soon": {
-        "id": f"{HOST}/certificates/soon",
-        "attributes": {"enabled": False} | RECOVERY,
-        "tags": {},
+        "id": Text(f"{HOST}/certificates/soon/{ID}"),
+        "attributes": TIMES | VALIDITY | RECOVERY | {"enabled": False},
         "policy": dict,
         "pending": {"id": f"{HOST}/certificates/soon/pending"},
+    },
+    "secrets": {
+        "value": [
+            {"id": f"{HOST}/secrets/pin", "attributes": TIMES | RECOVERY},
+            {
+                "contentType": "application/x-pkcs12",
+                "id": f"{HOST}/secrets/soon",
+                "managed": True,
+                "attributes": TIMES | VALIDITY | RECOVERY | {"enabled": False},
+            },
+            {
+                "contentType": "application/x-pem-file",
+                "id": f"{HOST}/secrets/web",
+                "managed": True,
+                "attributes": TIMES | VALIDITY | RECOVERY,
+                "tags": {},
+            },
+        ],
+        "nextLink": None,
     },
     "certificates/soon/policy": {
         "id": f"{HOST}/certificates/soon/policy",
@@ -244,7 +264,7 @@ REFUSALS = [
         r"A secret with \(name/id\) none was not found in this key vault\. .*",
     ),
     ("keys/none", 404, "KeyNotFound", None, r"A key with \(name/id\) none was not found in this key vault\. .*"),
-    ("secrets/soon", 404, "SecretNotFound", None, ".*"),
+    ("secrets/soon", 403, "Forbidden", "SecretDisabled", "Operation get is not allowed on a disabled secret."),
     (f"certificates/soon/{'0' * 32}", 404, "CertificateNotFound", None, rf".* soon/{'0' * 32} was not found .*"),
     ("certificates/soon/v1", 400, "BadParameter", None, "Method GET does not allow operation 'v1'"),
     ("certificates/contacts", 404, "ContactsNotFound", None, ".*"),

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from tools.keyvault_emulator.azure.certificates import base64url
 from tools.keyvault_emulator.azure.state import Entry, Kind, Vault, Version
-from tools.keyvault_emulator.errors import vault_error
+from tools.keyvault_emulator.errors import ErrorAnswer, vault_error
 
 RECOVERY = {"recoveryLevel": "Recoverable+Purgeable", "recoverableDays": 90}
 SYMMETRIC = "oct-HSM"
@@ -44,7 +44,7 @@ def item(
         found |= {"x5t": _thumbprint_of(version), "subject": ""}
     if managed:
         found["managed"] = True
-    if version.tags or managed or kind == "certificates":
+    if version.tags or version.certificate is not None or kind == "certificates":
         found["tags"] = version.tags
     return found
 
@@ -55,13 +55,16 @@ def secret(vault: Vault, entry: Entry, version: Version, managed: bool) -> dict[
     Raise `ErrorAnswer` for a disabled one.
     """
     if not version.enabled:
-        raise vault_error(
-            403, "Forbidden", "Operation get is not allowed on a disabled secret.", inner="SecretDisabled"
-        )
+        raise disabled_secret()
     body = {"value": version.value, **item(vault, "secrets", entry, version, managed, versioned=True)}
     if managed:
         body["kid"] = vault.url("keys", entry.name, version.id)
     return body
+
+
+def disabled_secret() -> ErrorAnswer:
+    """Return the refusal to read a disabled secret."""
+    return vault_error(403, "Forbidden", "Operation get is not allowed on a disabled secret.", inner="SecretDisabled")
 
 
 def certificate(vault: Vault, entry: Entry, version: Version, _managed: bool = False) -> dict[str, Any]:
@@ -98,13 +101,12 @@ def _certificate_body(vault: Vault, entry: Entry, version: Version) -> dict[str,
     }
 
 
-def requested(vault: Vault, entry: Entry) -> dict[str, Any]:
-    """Return a certificate that is only requested: it has no content and no times."""
+def requested(vault: Vault, entry: Entry, request: Version) -> dict[str, Any]:
+    """Return a certificate that is only requested: it is disabled and has no content."""
     url = vault.url("certificates", entry.name)
     return {
-        "id": url,
-        "attributes": {"enabled": False, **RECOVERY},
-        "tags": {},
+        "id": vault.url("certificates", entry.name, request.id),
+        "attributes": _version_attributes(request),
         "policy": {"id": f"{url}/policy", "issuer": {"name": "Unknown"}, "attributes": {"enabled": True}},
         "pending": {"id": f"{url}/pending"},
     }

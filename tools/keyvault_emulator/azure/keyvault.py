@@ -58,10 +58,7 @@ def answer(vault: Vault, route: ParsedAddress, query: Mapping[str, str], origin:
         raise vault_error(404, "ContactsNotFound", "Contacts not found")
     if verb == "list":
         entries = vault.entries(kind, after=_page_marker(query))
-        listed = (
-            (entry.name.lower(), entry, entry.versions[-1] if is_live(entry) else None, managed)
-            for entry, managed in entries
-        )
+        listed = ((entry.name.lower(), entry, _listed_version(kind, entry), managed) for entry, managed in entries)
         page, following = _build_page(vault, listed, query, f"{origin}{route.base}/{kind}")
         return {
             "value": [item(vault, kind, entry, version, managed) for _, entry, version, managed in page if version],
@@ -88,6 +85,9 @@ def answer(vault: Vault, route: ParsedAddress, query: Mapping[str, str], origin:
     if verb == "pending" or (found is None and kind == "certificates"):
         return _request_bundle(vault, route, verb)
     if found is None:
+        entry = vault.certificates.get(route.name.lower(), Entry())
+        if kind == "secrets" and entry.request and not route.version:
+            raise bundles.disabled_secret()
         raise _not_found(kind, route.name)
     entry, managed = found
     _check_version_id(route.version)
@@ -112,6 +112,13 @@ def _check_version(vault: Vault, asked: str | None) -> None:
         )
 
 
+def _listed_version(kind: Kind, entry: Entry) -> Version | None:
+    """Return the version whose attributes a list shows. The list of secrets shows a requested certificate, too."""
+    if is_live(entry):
+        return entry.versions[-1]
+    return entry.request if kind == "secrets" else None
+
+
 def _check_version_id(version: str) -> None:
     if version and not _VERSION.fullmatch(version):
         raise vault_error(400, "BadParameter", f"Method GET does not allow operation '{version}'")
@@ -122,17 +129,18 @@ def _request_bundle(vault: Vault, route: ParsedAddress, verb: str) -> dict[str, 
 
     Raise `ErrorAnswer`.
     """
-    entry = vault.certificates.get(route.name.lower())
-    if entry is None or entry.deleted or not entry.pending:
-        if verb == "pending":
-            raise vault_error(404, "PendingCertificateNotFound", f"Pending certificate not found: {route.name}")
-        raise _not_found("certificates", route.name)
+    entry = vault.certificates.get(route.name.lower(), Entry())
     if verb == "pending":
+        if entry.deleted or not entry.pending:
+            raise vault_error(404, "PendingCertificateNotFound", f"Pending certificate not found: {route.name}")
         return bundles.operation(vault, entry)
+    request = entry.request
+    if request is None:
+        raise _not_found("certificates", route.name)
     if route.version:
         _check_version_id(route.version)
         raise _not_found("certificates", f"{route.name}/{route.version}")
-    requested = bundles.requested(vault, entry)
+    requested = bundles.requested(vault, entry, request)
     return dict(requested["policy"]) if verb == "policy" else requested
 
 

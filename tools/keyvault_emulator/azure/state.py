@@ -72,6 +72,23 @@ class Entry(StateModel):
     """Soft-deleted: it is hidden and its name cannot be used until it is recovered."""
     pending: bool = False
     """Whether a request for a certificate is pending. Without a version, only the request is visible."""
+    requested: int = 0
+    """The time of the request in seconds since 1970."""
+
+    @property
+    def request(self) -> Version | None:
+        """Return the pending request as Key Vault shows it: a disabled version. Return None if there is a version."""
+        if not self.pending or self.versions or self.deleted:
+            return None
+        return Version(
+            id=uuid.uuid5(uuid.NAMESPACE_URL, f"{self.name}/{self.requested}").hex,
+            content_type=certificates.PFX,
+            enabled=False,
+            not_before=self.requested - 600,
+            expires=self.requested + 365 * 86_400,
+            created=self.requested,
+            updated=self.requested,
+        )
 
 
 class Vault(StateModel):
@@ -219,7 +236,7 @@ class EmulatorState(StateModel):
         if not NAME.fullmatch(name):
             raise EmulatorError(f"name: {_bad_name(name)}")
         entry = self.vault(vault).certificates.setdefault(name.lower(), Entry(name=name))
-        entry.pending = True
+        entry.pending, entry.requested = True, int(self.now())
 
     def versions(self, vault: str, kind: Kind, name: str, version: str | None) -> list[Version]:
         """Return the given version, or the newest for None, in a list. Raise `EmulatorError` if it does not exist."""
@@ -270,6 +287,7 @@ def _complete_vault(vault: Vault, kind: Kind, folder: Path, now: int) -> None:
         entry.name = entry.name or key
         if not NAME.fullmatch(entry.name):
             raise EmulatorError(f"vaults.{vault.name}.{kind}: {_bad_name(entry.name)}")
+        entry.requested = entry.requested or (now if entry.pending else 0)
         for version in entry.versions:
             version.created = version.created or now
             version.updated = version.updated or version.created
