@@ -30,7 +30,7 @@ MAX_OBJECTS = 128
 MAX_MAPPED = 100
 MAX_VERSIONS = 500
 MAX_SKIPPED = 64
-_MAX_LABELS = 32
+MAX_LABELS = 32
 # Bytes of all generated SecretSyncs together, as JSON: 8 KiB for each of 256. etcd stores all of them, and so does each
 # program that watches SecretSyncs.
 MAX_GENERATED = 2 * 2**20
@@ -244,13 +244,13 @@ class AKVObject(Wire, frozen=True, kw_only=True):
     ] = DEFAULT_TYPE
     labels: Annotated[
         dict[str, Annotated[str, field_schema(maxLength=63)]],
-        field_schema("Labels of the Secret.", maxProperties=_MAX_LABELS, x_kubernetes_validations=unreserved("labels")),
+        field_schema("Labels of the Secret.", maxProperties=MAX_LABELS, x_kubernetes_validations=unreserved("labels")),
     ] = msgspec.field(default_factory=dict)
     annotations: Annotated[
         dict[str, Annotated[str, field_schema(maxLength=MAX_TEXT)]],
         field_schema(
             "Annotations of the Secret.",
-            maxProperties=_MAX_LABELS,
+            maxProperties=MAX_LABELS,
             x_kubernetes_validations=unreserved("annotations"),
         ),
     ] = msgspec.field(default_factory=dict)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.domain.provider_class import ProviderConfig, read_class
 from controller.errors import ClassError
 from tools.cli.migrate.migration import SUFFIX
 from tools.cli.migrate.objects import Manifest
+from tools.cli.migrate.sync_rules import find_akvsync_problem
 
 
 class InexpressibleSync(Exception):  # noqa: N818 -- an answer, not an error
@@ -36,7 +38,7 @@ def build_akvsync(source: Manifest, syncs: Sequence[Manifest]) -> Manifest:
         item |= {field: secret[field] for field in ("labels", "annotations") if field in secret}
         item["mapping"] = [_convert_entry(pair, understood) for pair in secret["data"]]
         objects.append(item)
-    return {
+    made: Manifest = {
         "apiVersion": SecretSync.api_version(),
         "kind": "AKVSync",
         # An AKVSync generates a class with its own name, and never takes over an existing class.
@@ -52,6 +54,13 @@ def build_akvsync(source: Manifest, syncs: Sequence[Manifest]) -> Manifest:
             "objects": objects,
         },
     }
+    try:
+        problem = find_akvsync_problem(msgspec.convert(made, AKVSync))
+    except msgspec.ValidationError as error:
+        raise InexpressibleSync(str(error)) from error
+    if problem:
+        raise InexpressibleSync(problem)
+    return made
 
 
 def _convert_entry(pair: Manifest, understood: ProviderConfig) -> Manifest:
@@ -62,10 +71,18 @@ def _convert_entry(pair: Manifest, understood: ProviderConfig) -> Manifest:
         raise InexpressibleSync(f"sourcePath {path}, a part of an object")
     if found.version:
         raise InexpressibleSync(f"objectVersion of {found.name}")
-    for field in ("format", "encoding"):
-        if getattr(found, field, "") not in ("", "pem", "utf-8"):
-            raise InexpressibleSync(f"{field} {getattr(found, field)} of {found.name}")
+    if found.format != "pem":
+        raise InexpressibleSync(f"objectFormat {found.format} of {found.name}")
+    for field, is_used in (("objectExpand", found.expand), ("objectKeep", found.keep)):
+        if is_used:
+            raise InexpressibleSync(f"{field} of {found.name}")
     if found.type != "secret":  # certInAKV reads the certificate with its private key, unlike objectType cert
         raise InexpressibleSync(f"objectType {found.type} of {found.name}")
-    version = {"version": int(number)} if found.history > 1 and stem else {}
-    return {"dataKey": pair["targetKey"], "secretInAKV": found.name, **version}
+    entry: Manifest = {"dataKey": pair["targetKey"], "secretInAKV": found.name}
+    if found.history > 1 and stem:
+        entry["version"] = int(number)
+    if found.property_path:
+        entry["property"] = found.property_path
+    if found.encoding != "utf-8":
+        entry["encoding"] = found.encoding
+    return entry

@@ -7,14 +7,14 @@ guide on moving from the CSI driver's extension.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 import yaml
 
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import DEFAULT_TYPE, RESERVED_PREFIX, SecretSync
+from controller.api.secretsync import DEFAULT_TYPE, SecretSync
 from controller.config.clouds import find_cloud
 from controller.config.settings import DEFAULT_CLOUD
 from controller.domain.provider_class import ProviderConfig, VaultObject, read_class
@@ -24,6 +24,7 @@ from controller.runtime import bounded_yaml
 from tools.cli.common import kube_names
 from tools.cli.doctor.class_checks import roles_of
 from tools.cli.migrate.objects import Manifest, MigrationNote, ObjectNotes, namespace_of, qualified_name
+from tools.cli.migrate.sync_rules import carried_metadata, find_sync_problem
 from tools.cli.migrate.workloads import CsiMount, MountedFile, build_patch, find_mounts, find_unconverted
 
 SUFFIX = "-akv"
@@ -89,7 +90,7 @@ def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> M
             secrets[key] = _migrate_class(source, own, options, result, names)
         else:
             for wanted in source["spec"].get("secretObjects") or []:
-                names.claim_secret(key[0], str(wanted.get("secretName", "")), key[1])
+                names.claim_secret(key[0], _secret_name(wanted), key[1])
     for workload in {qualified_name(mount.workload): mount.workload for mount in mounts}.values():
         own = [mount for mount in mounts if mount.workload is workload]
         if (patch := build_patch(workload, own, secrets, result.notes)) is not None:
@@ -104,7 +105,7 @@ class _MigrationNames:
     def __init__(self, classes: Iterable[Manifest]) -> None:
         self._classes = {(namespace_of(each), str(each["metadata"]["name"])): each for each in classes}
         self._wanted = {
-            (where, str(wanted.get("secretName", "")))
+            (where, _secret_name(wanted))
             for (where, _), each in self._classes.items()
             if each.get("spec", {}).get("provider") == "azure"
             for wanted in each["spec"].get("secretObjects") or []
@@ -156,8 +157,12 @@ def _migrate_class(
     if isinstance(understood, str):
         say(f"cannot be converted: {understood}")
         return "", []
+    files = list(_mounted_files(understood, source, say))
+    if not files:
+        say("cannot be converted: none of its objects can be read")
+        return "", []
     if _parse_class(source) == understood:
-        edited["metadata"]["name"] = name
+        edited["metadata"] |= {"name": name} | _labels_of(source)
         edited["spec"] = source["spec"]
     else:
         names.name_class(edited, understood)
@@ -168,14 +173,12 @@ def _migrate_class(
     result.manifests.append(edited)
     who = Identity(namespace_of(source), account, understood.client_id, understood.tenant_id)
     result.readers.append(VaultReader(who, understood.vault, roles_of(understood)))
-    files = list(_mounted_files(understood, source, say))
-    keys = {file.path: file.key for file in files}
     syncs = []
     for wanted in source["spec"].get("secretObjects") or []:
-        if (sync := _convert_secret_object(wanted, edited, account, keys, say)) is None:
+        if (sync := _convert_secret_object(wanted, edited, account, understood, say)) is None:
             continue
         if first := names.claim_secret(namespace_of(source), sync["metadata"]["name"], name):
-            say(f"secretObject {wanted['secretName']} is left out: SecretProviderClass {first} makes this Secret")
+            say(f"secretObject {_secret_name(wanted)} is left out: SecretProviderClass {first} makes this Secret")
             continue
         syncs.append(sync)
         result.replaced.append(f"{namespace_of(source)}/{sync['metadata']['name']}")
@@ -186,7 +189,12 @@ def _migrate_class(
     if secret is None:
         secret = names.name_secret(namespace_of(source), name)
         data = [{"sourcePath": file.path, "targetKey": file.key} for file in files]
-        syncs.append(_make_sync(secret, edited, account, {"type": DEFAULT_TYPE, "data": data}))
+        sync = _make_sync(secret, edited, account, {"type": DEFAULT_TYPE, "data": data})
+        if problem := find_sync_problem(msgspec.convert(sync, SecretSync), understood):
+            say(f"its files are left out: {problem}")
+            secret, files = "", []
+        else:
+            syncs.append(sync)
     else:
         sync = next(each for each in syncs if each["metadata"]["name"] == secret)
         held = {pair["sourcePath"]: pair["targetKey"] for pair in sync["spec"]["secretObject"]["data"]}
@@ -227,13 +235,26 @@ def _edit_class(source: Manifest, options: MigrationOptions, say: ObjectNotes) -
     cloud = value.get("cloudname", "")
     if cloud and not find_cloud(cloud, (DEFAULT_CLOUD,)):
         parameters["cloudName"] = cloud
-    labels = {field: source["metadata"][field] for field in ("labels",) if source["metadata"].get(field)}
+    # A GitOps tool prunes a new object with its label that is not in its repository.
+    labels, _ = carried_metadata(_labels_of(source).get("labels", {}), {})
     return {
         "apiVersion": SecretProviderClass.api_version(),
         "kind": SecretProviderClass.kind,
-        "metadata": {"name": f"{source['metadata']['name']}{SUFFIX}", "namespace": namespace_of(source), **labels},
+        "metadata": {"name": f"{source['metadata']['name']}{SUFFIX}", "namespace": namespace_of(source)}
+        | ({"labels": labels} if labels else {}),
         "spec": {"provider": "azure", "parameters": {key: text for key, text in parameters.items() if text}},
     }
+
+
+def _labels_of(source: Manifest) -> Manifest:
+    """Return the field `labels` of a class's metadata, if it has labels."""
+    labels = source["metadata"].get("labels")
+    return {"labels": labels} if labels else {}
+
+
+def _secret_name(wanted: Manifest) -> str:
+    """Return the name of the Secret of a secretObject. The CSI driver ignores white space around its texts."""
+    return str(wanted.get("secretName", "")).strip()
 
 
 def _find_account(mounts: Sequence[CsiMount], options: MigrationOptions, say: ObjectNotes) -> str:
@@ -300,30 +321,27 @@ def _file_modes(objects: str, say: ObjectNotes) -> dict[str, int]:
 
 
 def _convert_secret_object(
-    wanted: Manifest, source: Manifest, account: str, keys: Mapping[str, str], say: ObjectNotes
+    wanted: Manifest, source: Manifest, account: str, understood: ProviderConfig, say: ObjectNotes
 ) -> Manifest | None:
     """Return a SecretSync for one of the class's secretObjects, or None with a note if it cannot be converted."""
-    name = str(wanted.get("secretName", ""))
-    if not kube_names.is_name(name):
-        say(f"secretObject {name!r} is left out: a Secret's name has only small letters, digits, - and .")
-        return None
-    pairs = [(str(each.get("objectName", "")), str(each.get("key", ""))) for each in wanted.get("data") or []]
-    stems = {path.partition("/")[0] for path in keys}
-    lost = [path for path, _ in pairs if path not in keys and path.partition("/")[0] not in stems]
-    if bad := [key for _, key in pairs if not kube_names.is_key(key)]:
-        say(f"secretObject {name} is left out: a Secret's key has only letters, digits, -, _ and ., unlike {bad[0]!r}")
-        return None
-    if lost or not pairs:
-        say(f"secretObject {name} is left out: " + (f"the class has no object {lost[0]}" if lost else "it has no data"))
-        return None
+    name = _secret_name(wanted)
     secret: Manifest = {
-        "type": wanted.get("type") or DEFAULT_TYPE,
-        "data": [{"sourcePath": path, "targetKey": key} for path, key in pairs],
+        "type": str(wanted.get("type") or "").strip() or DEFAULT_TYPE,
+        "data": [
+            {"sourcePath": str(each.get("objectName", "")).strip(), "targetKey": str(each.get("key", "")).strip()}
+            for each in wanted.get("data") or []
+        ],
     }
-    for field in ("labels", "annotations"):
-        kept = {k: v for k, v in (wanted.get(field) or {}).items() if not str(k).startswith(RESERVED_PREFIX)}
+    given = [wanted.get(field) or {} for field in ("labels", "annotations")]
+    for field, before, kept in zip(("labels", "annotations"), given, carried_metadata(*given), strict=True):
         secret |= {field: kept} if kept else {}
-    return _make_sync(name, source, account, secret)
+        if lost := sorted(before.keys() - kept.keys()):
+            say(f"secretObject {name}: its {field} {', '.join(lost)} are left out: the controller does not write them")
+    sync = _make_sync(name, source, account, secret)
+    if problem := find_sync_problem(msgspec.convert(sync, SecretSync), understood):
+        say(f"secretObject {name!r} is left out: {problem}")
+        return None
+    return sync
 
 
 def _make_sync(name: str, source: Manifest, account: str, secret: Manifest) -> Manifest:

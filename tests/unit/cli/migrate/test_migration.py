@@ -183,7 +183,8 @@ def test_secret_object_of_a_class_that_has_moved_is_not_made_again() -> None:
 
 
 def test_secret_with_the_name_of_its_class_causes_no_collision() -> None:
-    tls = {"secretName": "app", "type": "kubernetes.io/tls", "data": [{"objectName": "a", "key": "tls.crt"}]}
+    data = [{"objectName": "a", "key": key} for key in ("tls.crt", "tls.key")]
+    tls = {"secretName": "app", "type": "kubernetes.io/tls", "data": data}
     found = migrate_manifests(make_class(secret_objects=[tls]), make_workload())
     assert [each["metadata"]["name"] for each in select_kind(found, "SecretSync")] == ["app", "app-files"]
 
@@ -191,7 +192,10 @@ def test_secret_with_the_name_of_its_class_causes_no_collision() -> None:
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"secretName": "x", "data": [{"objectName": "gone", "key": "k"}]}, "no object gone"),
+        (
+            {"secretName": "x", "data": [{"objectName": "gone", "key": "k"}]},
+            "gone: the SecretProviderClass has no such object",
+        ),
         ({"secretName": "x"}, "it has no data"),
     ],
 )

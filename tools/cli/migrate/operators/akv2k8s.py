@@ -15,6 +15,7 @@ import msgspec
 from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE
+from tools.cli.migrate import sync_rules
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
 from tools.cli.migrate.operators import akv2k8s_keys, foreign_manifests, wanted_secrets
 from tools.cli.migrate.operators.akv2k8s_kinds import GROUP, KIND, VERSIONS, AzureKeyVaultSecret
@@ -172,7 +173,7 @@ class _SecretConversion:
             raise InexpressibleSecret(
                 wanted_secrets.join_problems(lost) if len(lost) > 1 else next(iter(lost.values()))
             )
-        labels, annotations = wanted_secrets.carried_metadata(labels, annotations)
+        labels, annotations = sync_rules.carried_metadata(labels, annotations)
         return WantedSecret(
             namespace=where,
             name=name,

@@ -14,6 +14,7 @@ from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE
 from controller.domain import secret_limits
+from tools.cli.migrate import sync_rules
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
 from tools.cli.migrate.operators import cluster_external_secrets, foreign_manifests, wanted_secrets
 from tools.cli.migrate.operators import external_secrets_data as data
@@ -323,7 +324,7 @@ def _convert_metadata(external: ExternalSecret, say: Callable[[str], None]) -> t
     for what, texts in (("label", labels), ("annotation", annotations)):
         if key := next((key for key, text in texts.items() if template.is_template(key + text)), ""):
             raise InexpressibleSecret(f"the {what} {key!r} has a template: write its result")
-    kept = wanted_secrets.carried_metadata(labels, annotations)
+    kept = sync_rules.carried_metadata(labels, annotations)
     for what, before, after in (("label", labels, kept[0]), ("annotation", annotations, kept[1])):
         # kubectl and GitOps tools set their own on every object. Those of the ExternalSecret need no note.
         if found and (lost := sorted(before.keys() - after.keys())):

@@ -11,23 +11,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from controller.akvsync.expand import expand_akvsync
-from controller.api.akvsync import MAX_MAPPED, SECRET_TYPES, AKVSync
+from controller.api.akvsync import MAX_LABELS, MAX_MAPPED, SECRET_TYPES, AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import DEFAULT_TYPE, MAX_TEXT, RESERVED_PREFIX, TLS_TYPE, SecretSync
-from controller.domain import decision, reserved, secret_limits
+from controller.api.secretsync import DEFAULT_TYPE, MAX_TEXT, TLS_TYPE, SecretSync
+from controller.domain import reserved
 from controller.domain.provider_class import CLIENT, TENANT, VAULT_NAME, read_class
 from controller.errors import ControllerError
 from controller.keyvault.credentials import Identity
 from tools.cli.common import kube_names
 from tools.cli.migrate.migration import SUFFIX
 from tools.cli.migrate.objects import Manifest, namespace_of
+from tools.cli.migrate.sync_rules import find_sync_problem
 
 SECRETS_USER = "Key Vault Secrets User"
 PEM_PARTS = ("tls.crt", "tls.key")
 # Maximum number of problems of one object in a note.
 _MAX_PROBLEMS = 5
-# The most labels, and the most annotations, that AKVSync accepts.
-_MAX_LABELS = 32
 
 
 class InexpressibleSecret(Exception):  # noqa: N818 -- an answer, not an error
@@ -112,7 +111,7 @@ def _needs_class(secret: WantedSecret) -> bool:
     return (
         bool(secret.reader.cloud)
         or secret.type not in SECRET_TYPES
-        or max(len(secret.labels), len(secret.annotations)) > _MAX_LABELS
+        or max(len(secret.labels), len(secret.annotations)) > MAX_LABELS
         or len(secret.entries) > MAX_MAPPED
         or any(
             entry.version or entry.type != "secret" or (entry.part and secret.type != TLS_TYPE)
@@ -271,29 +270,12 @@ def _verify_manifests(secret: WantedSecret, found: Sequence[Manifest]) -> None:
             syncs = [msgspec.convert(each, SecretSync) for each in found[1:]]
         understood = read_class(source)
         for sync in syncs:
-            understood.wanted(sync.spec.secret_object)
-            if mistake := decision.find_spec_mistake(sync):
-                raise InexpressibleSecret(mistake.message)
+            if problem := find_sync_problem(sync, understood):
+                raise InexpressibleSecret(problem)
         if understood.item_problems:
             raise InexpressibleSecret(understood.item_problems[0])
     except (ControllerError, msgspec.ValidationError) as error:
         raise InexpressibleSecret(str(error)) from error
-
-
-def carried_metadata(labels: dict[str, str], annotations: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the labels and annotations that this controller can write. Leave out those of other tools."""
-    kept: list[dict[str, str]] = []
-    for given, other in ((labels, "labels"), (annotations, "annotations")):
-        kept.append(
-            {
-                key: value
-                for key, value in given.items()
-                if not key.startswith(RESERVED_PREFIX)
-                and not reserved.find_reserved("", *(({key: value}, {}) if other == "labels" else ({}, {key: value})))
-                and not secret_limits.find_violation(*(({key: value}, {}) if other == "labels" else ({}, {key: value})))
-            }
-        )
-    return kept[0], kept[1]
 
 
 def name_beside(secret: WantedSecret, taken: Collection[tuple[str, str]]) -> str:
