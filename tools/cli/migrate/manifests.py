@@ -43,6 +43,11 @@ class _WorkloadShape(msgspec.Struct, rename="camel"):
 _STRUCTS: dict[str, type[Resource]] = {kind.kind: kind for kind in (SecretProviderClass, SecretSync)}
 
 
+def is_converted(kind: str) -> bool:
+    """Return whether `tools/migrate csi` converts or reads objects of a kind."""
+    return kind in _STRUCTS or kind in workloads.TEMPLATES
+
+
 def load_manifests(paths: Iterable[Path]) -> list[Manifest]:
     """Return all objects in those files, with the items of each List. Raise `BadInput`."""
     found: list[Manifest] = []
@@ -62,9 +67,8 @@ def _check_manifest(item: Any, path: Path) -> Manifest:
         meta, spec = item["metadata"], item.get("spec", {})
         name, namespace = meta["name"], meta.get("namespace") or "default"
         kind = item["kind"]
-        is_converted = kind in _STRUCTS or kind in workloads.TEMPLATES
         fits = isinstance(spec, dict) and isinstance(kind, str) and isinstance(name, str)
-        fits = fits and kube_names.is_namespace(namespace) and (kube_names.is_name(name) or not is_converted)
+        fits = fits and kube_names.is_namespace(namespace) and (kube_names.is_name(name) or not is_converted(kind))
     except (TypeError, KeyError, AttributeError):
         fits = False
     if not fits:

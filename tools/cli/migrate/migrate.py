@@ -24,10 +24,17 @@ from tools.cli.common.kube_client import Object, OperatorKubeClient, connect
 from tools.cli.migrate import akvsyncs, migration, sse_ownership, workloads
 from tools.cli.migrate.adopt import adopt_secrets
 from tools.cli.migrate.common import list_syncs, name_of, parse_syncs, print_line, secret_metadata, secret_path
-from tools.cli.migrate.manifests import load_manifests
+from tools.cli.migrate.manifests import is_converted, load_manifests
 from tools.cli.migrate.migration import SUFFIX, Migration, MigrationOptions
 from tools.cli.migrate.migration_report import format_report, syncs_of
-from tools.cli.migrate.objects import Manifest, MigrationNote, namespace_of, qualified_name
+from tools.cli.migrate.objects import (
+    Manifest,
+    MigrationNote,
+    namespace_of,
+    note_default,
+    place_object,
+    qualified_name,
+)
 from tools.cli.migrate.operators import command as operators_command
 from tools.cli.migrate.results import to_documents, write_results
 from tools.cli.migrate.takeover import from_sse, read_values
@@ -112,7 +119,8 @@ def _read_files(args: argparse.Namespace) -> list[Manifest]:
     """Return the objects in the files of `tools/migrate csi`."""
     if args.cluster == bool(args.files):
         raise BadInput("give files, or --cluster")
-    return load_manifests(args.files)
+    objects = [place_object(each, args.namespace) for each in load_manifests(args.files)]
+    return [each for each in objects if not args.namespace or namespace_of(each) == args.namespace]
 
 
 async def migrate_csi(args: argparse.Namespace) -> int:
@@ -124,6 +132,8 @@ async def migrate_csi(args: argparse.Namespace) -> int:
     found = migration.migrate_objects(
         objects, MigrationOptions(client_id=args.client_id, service_account=args.service_account)
     )
+    if not args.cluster:
+        found.notes.extend(note_default(each for each in objects if is_converted(each["kind"])))
     if args.akvsync:
         found = combine_into_akvsyncs(found)
     issuer = args.issuer or issuer
@@ -241,7 +251,8 @@ def _build_parser() -> argparse.ArgumentParser:
     one.set_defaults(read=_read_files)
     two.set_defaults(read=read_values)
     for each, run in ((one, migrate_csi), (two, from_sse), (three, to_sse), (four, adopt_secrets)):
-        each.add_argument("-n", "--namespace", default="", type=_parse_namespace, help="(default: all)")
+        summary = operators_command.NAMESPACE_HELP if each is one else "(default: all)"
+        each.add_argument("-n", "--namespace", default="", type=_parse_namespace, help=summary)
         each.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
         each.set_defaults(run=run)
     operators_command.add_parsers(commands, object_name=_object_name, namespace=_parse_namespace, client_id=_client_id)

@@ -105,6 +105,7 @@ _TOOLS = {
         ),
     ),
 }
+NAMESPACE_HELP = "only this one; objects of files that name none are in it (default: all)"
 _HELP = {
     "external-secrets": "ExternalSecrets and stores of provider azurekv, as manifests and a report",
     "akv2k8s": "AzureKeyVaultSecrets and injected environments, as manifests, patches and a report",
@@ -120,7 +121,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
         parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a YAML file, a folder, or - for stdin")
         parser.add_argument("-f", "--filename", action="append", default=[], type=Path, help="same as FILE")
         parser.add_argument("--cluster", action="store_true", help="read the cluster instead of files")
-        parser.add_argument("-n", "--namespace", default="", type=types["namespace"], help="(default: all)")
+        parser.add_argument("-n", "--namespace", default="", type=types["namespace"], help=NAMESPACE_HELP)
         parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
         parser.add_argument("--vault", default="", help="the Key Vault's name (default: that of the manifests)")
         parser.add_argument(
@@ -163,7 +164,7 @@ def _read_files(args: argparse.Namespace) -> ForeignObjects | None:
     paths = [*args.files, *args.filename]
     if args.cluster == bool(paths):
         raise BadInput("give files or folders, or --cluster")
-    return None if args.cluster else load(paths, _TOOLS[args.command].kinds())
+    return None if args.cluster else load(paths, _TOOLS[args.command].kinds(), args.namespace)
 
 
 async def run(args: argparse.Namespace) -> int:

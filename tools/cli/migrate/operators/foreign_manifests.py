@@ -14,7 +14,7 @@ from controller.runtime import bounded_yaml
 from tools.cli.common import kube_names
 from tools.cli.common.command import BadInput, describe_unreadable
 from tools.cli.common.manifest_files import MAX_FILES, list_manifest_files, without_nulls
-from tools.cli.migrate.objects import Manifest, MigrationNote
+from tools.cli.migrate.objects import Manifest, MigrationNote, note_default, place_object
 
 MAX_TOTAL_BYTES = 64 * 2**20
 # Names of fields that one note lists.
@@ -30,12 +30,13 @@ class ForeignObjects(msgspec.Struct, frozen=True):
     notes: list[MigrationNote]
 
 
-def load(paths: Iterable[Path], kinds: Iterable[str]) -> ForeignObjects:
+def load(paths: Iterable[Path], kinds: Iterable[str], namespace: str = "") -> ForeignObjects:
     """Return the objects in files and folders. The objects of `kinds` have valid names; others are not checked.
 
+    An object without a namespace is in `namespace`, or in `default` with a note.
     Raise `BadInput` if a path does not exist, if there is no object at all, or if the files are too many or too large.
     """
-    collector = _ManifestCollector(kinds)
+    collector = _ManifestCollector(kinds, namespace)
     found = collector.found
     total = 0
     for path in _list_files(paths):
@@ -55,6 +56,7 @@ def load(paths: Iterable[Path], kinds: Iterable[str]) -> ForeignObjects:
         for number, document in enumerate(each for each in documents if each is not None):
             for item in _list_items(document):
                 collector.add(item, f"{path}, document {number + 1}")
+    found.notes.extend(note_default(each for each in found.objects if each["kind"] in collector.wanted))
     if not found.objects:
         raise BadInput(str(found.notes[0]) if found.notes else "the files and folders have no manifest")
     return found
@@ -84,9 +86,10 @@ def _list_items(document: Any) -> list[Any]:
 class _ManifestCollector:
     """Collects objects, and notes about items that are left out."""
 
-    def __init__(self, wanted: Iterable[str]) -> None:
+    def __init__(self, wanted: Iterable[str], namespace: str) -> None:
         self.found = ForeignObjects([], [])
-        self._wanted = frozenset(wanted)
+        self.wanted = frozenset(wanted)
+        self._namespace = namespace
         self._seen: dict[tuple[str, str, str, str], Manifest] = {}
 
     def add(self, item: Any, where: str) -> None:
@@ -96,8 +99,10 @@ class _ManifestCollector:
             return
         kind, meta = item["kind"], item.get("metadata")
         meta = meta if isinstance(meta, dict) else {}
+        item = place_object({**item, "metadata": meta}, self._namespace)
+        meta = item["metadata"]
         name, namespace = meta.get("name"), meta.get("namespace") or "default"
-        if kind not in self._wanted:
+        if kind not in self.wanted:
             shown = {"name": name if isinstance(name, str) else "?", "namespace": str(namespace)}
             self.found.objects.append({**item, "metadata": {**meta, **shown}})
         elif not kube_names.is_name(name):
