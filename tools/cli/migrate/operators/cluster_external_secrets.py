@@ -10,6 +10,9 @@ from tools.cli.migrate.operators import foreign_manifests
 from tools.cli.migrate.operators.external_secrets_kinds import ClusterExternalSecret, ExternalSecret, LabelSelector
 from tools.cli.migrate.operators.result import ConversionResult
 
+# The API server gives this label to each namespace, with its name. Manifests in files do not have it.
+_NAME_LABEL = "kubernetes.io/metadata.name"
+
 
 def expand(
     manifest: Manifest, cluster: ClusterExternalSecret, objects: list[Manifest], result: ConversionResult
@@ -18,9 +21,10 @@ def expand(
     spec, about = cluster.spec, qualified_name(manifest)
     selectors = [*spec.namespace_selectors, *([spec.namespace_selector] if spec.namespace_selector else [])]
     names = {*spec.namespaces, *cluster.status.provisioned_namespaces}
-    for each in objects:
-        if each["kind"] == "Namespace" and any(_selector_matches(selector, each) for selector in selectors):
-            names.add(each["metadata"]["name"])
+    listed = {each["metadata"]["name"]: _labels_of(each) for each in objects if each["kind"] == "Namespace"}
+    for selector in selectors:
+        known: dict[str, Manifest] = {name: {} for name in _names_in(selector)} | listed
+        names |= {name for name, labels in known.items() if _selector_matches(selector, {**labels, _NAME_LABEL: name})}
     if selectors:
         result.note(
             about,
@@ -47,10 +51,24 @@ def expand(
         yield source, external
 
 
-def _selector_matches(selector: LabelSelector, manifest: Manifest) -> bool:
-    """Return whether a label selector selects a namespace. An unknown operator selects no namespace."""
+def _labels_of(manifest: Manifest) -> Manifest:
     labels = manifest["metadata"].get("labels")
-    labels = labels if isinstance(labels, dict) else {}
+    return labels if isinstance(labels, dict) else {}
+
+
+def _names_in(selector: LabelSelector) -> set[str]:
+    """Return the namespaces that a selector names, if it has no condition on labels that only their objects have."""
+    names = {text for key, text in selector.match_labels.items() if key == _NAME_LABEL}
+    for expression in selector.match_expressions:
+        values = expression.get("values")
+        if expression.get("operator") == "In" and isinstance(values, list):
+            names.update(text for text in values if isinstance(text, str))
+    keys = {*selector.match_labels, *(str(expression.get("key")) for expression in selector.match_expressions)}
+    return names if keys == {_NAME_LABEL} else set()
+
+
+def _selector_matches(selector: LabelSelector, labels: Manifest) -> bool:
+    """Return whether a label selector selects a namespace. An unknown operator selects no namespace."""
     for expression in selector.match_expressions:
         key, values = str(expression.get("key")), expression.get("values")
         values = values if isinstance(values, list) else []

@@ -668,6 +668,40 @@ def test_cluster_external_secret_becomes_one_akvsync_per_namespace(spec: Any, wa
         assert "selects namespaces by label" in join_notes(found)
 
 
+NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+@pytest.mark.parametrize(
+    ("selector", "wanted"),
+    [
+        ({"matchLabels": {NAME_LABEL: "one"}}, ["one"]),
+        ({"matchLabels": {NAME_LABEL: "new"}}, ["new"]),
+        ({"matchExpressions": [{"key": NAME_LABEL, "operator": "In", "values": ["one", "new"]}]}, ["new", "one"]),
+        (
+            {
+                "matchLabels": {NAME_LABEL: "one"},
+                "matchExpressions": [{"key": NAME_LABEL, "operator": "NotIn", "values": ["one"]}],
+            },
+            [],
+        ),
+        ({"matchLabels": {NAME_LABEL: "one", "team": "a"}}, ["one"]),
+        ({"matchLabels": {NAME_LABEL: "new", "team": "a"}}, []),
+        ({"matchExpressions": [{"key": NAME_LABEL, "operator": "Exists"}]}, ["one", "two"]),
+        ({"matchExpressions": [{"key": NAME_LABEL, "operator": "NotIn", "values": ["two"]}]}, ["one"]),
+    ],
+)
+def test_selector_by_the_name_of_a_namespace_finds_it(selector: Manifest, wanted: list[str]) -> None:
+    """The API server gives each namespace this label. Files of namespaces do not have it."""
+    objects = [
+        make_store("ClusterSecretStore", tenantId=TENANT),
+        make_cluster_external_secret(namespaceSelectors=[selector]),
+        make_namespace("one", team="a"),
+        make_namespace("two"),
+    ]
+    found = run_migration(*objects, client_id=CLIENT)
+    assert [each["metadata"]["namespace"] for each in found.manifests] == wanted
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_cluster_external_secret_is_kept_without_a_takeover(listed: bool) -> None:
     data = [make_key("a", "x"), make_key("t", "x", metadataPolicy="Fetch")]
