@@ -301,14 +301,16 @@ def _apply_template(
         if parsed and parsed.key in read.problems:
             lost[key] = f"its template uses the key {parsed.key!r}: {read.problems[parsed.key]}"
             continue
-        if parsed is None or parsed.key not in values:
+        # A value is decoded once here.
+        if parsed is None or parsed.key not in values or (parsed.decodes and values[parsed.key].encoding):
             what = "its template" if template.is_template(text) else "the constant in its template"
             lost[key] = (
                 f"{what} has no counterpart: store the finished text in the vault, or have the workload put it together"
                 " from several keys"
             )
             continue
-        entries[key] = msgspec.structs.replace(values[parsed.key], key=key, part=parsed.part)
+        encoding = "base64" if parsed.decodes else values[parsed.key].encoding
+        entries[key] = msgspec.structs.replace(values[parsed.key], key=key, part=parsed.part, encoding=encoding)
         if parsed.part == "tls.key":
             say(_KEY_FORM.format(key))
     return entries, lost

@@ -19,15 +19,20 @@ _PARTS = {
     'filterPEM"PRIVATEKEY"': "tls.key",
 }
 _NOTHING = ("", "toString")
+_DECODE = ("b64dec", "toString|b64dec", "base64decode")
 # Templates of that form are shorter.
 _MAX_TEXT = 500
 
 
 class TemplateValue(msgspec.Struct, frozen=True):
-    """The value of a key: the value of another key, or only the certificates or the private key in it."""
+    """The value of a key: the value of another key, or only the certificates or the private key in it.
+
+    `decodes` means that the value is decoded from base64.
+    """
 
     key: str
     part: str = ""
+    decodes: bool = False
 
 
 def parse(text: str) -> TemplateValue | None:
@@ -41,8 +46,8 @@ def parse(text: str) -> TemplateValue | None:
             key = match[1] or match[2]
             if functions in _PARTS:
                 return TemplateValue(key, _PARTS[functions])
-            if exact and functions in _NOTHING:
-                return TemplateValue(key)
+            if exact and functions in (*_NOTHING, *_DECODE):
+                return TemplateValue(key, decodes=functions in _DECODE)
     return None
 
 

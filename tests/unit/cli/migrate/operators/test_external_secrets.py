@@ -90,6 +90,8 @@ def test_labels_of_the_external_secret_or_of_its_template_are_kept() -> None:
         ({"p": "{{ .a }}"}, [{"dataKey": "p", "secretInAKV": "x"}]),
         ({"p": "{{.a|toString}}"}, [{"dataKey": "p", "secretInAKV": "x"}]),
         ({"p": '{{ index . "a" }}'}, [{"dataKey": "p", "secretInAKV": "x"}]),
+        ({"p": "{{ .a | b64dec }}"}, [{"dataKey": "p", "secretInAKV": "x", "encoding": "base64"}]),
+        ({"p": "{{ .a | toString | b64dec }}"}, [{"dataKey": "p", "secretInAKV": "x", "encoding": "base64"}]),
     ],
 )
 def test_template_that_only_renames_keys_is_converted(template_data: dict[str, str], wanted: Any) -> None:
@@ -97,6 +99,15 @@ def test_template_that_only_renames_keys_is_converted(template_data: dict[str, s
         make_store(), make_external_secret(make_key("a", "x"), target={"template": {"data": template_data}})
     )
     assert get_spec(found)["objects"][0]["mapping"] == wanted
+
+
+def test_value_that_is_decoded_twice_is_not_carried_over() -> None:
+    target = {"template": {"data": {"p": "{{ .a | b64dec }}"}}}
+    found = run_migration(
+        make_store(), make_external_secret(make_key("a", "x", decodingStrategy="Base64"), target=target)
+    )
+    assert found.manifests == []
+    assert "key 'p': its template has no counterpart" in join_notes(found)
 
 
 def test_template_with_many_pipes_does_not_backtrack() -> None:
