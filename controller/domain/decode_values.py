@@ -229,7 +229,8 @@ def _expand_properties(
     if not bad:
         return ExpandedValues(properties)
     text = f"{noun}: not a Secret's key, or not valid text: {list_names(bad)}"
-    return ExpandedValues(properties, _unusable_value(text, raw))
+    unusable = frozenset(name for name in bad if not key_violation(name))
+    return ExpandedValues(properties, _unusable_value(text, raw), unusable)
 
 
 def _unusable_value(message: str, raw: VaultValue | Unchanged) -> UnusableValue:

@@ -46,14 +46,21 @@ class VaultValue(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Unchanged(msgspec.Struct, frozen=True):
-    """A key whose value in the Secret equals the vault's, according to a list. It was not fetched."""
+    """A key whose value in the Secret is not written.
+
+    It equals the vault's, according to a list, and was not fetched. Or it is a property that has become unusable.
+    """
 
 
 class ExpandedValues(msgspec.Struct, frozen=True, eq=False):
-    """The properties of one value that become keys, by name, and the reason why others do not."""
+    """The properties of one value that become keys, by name, and the reason why others do not.
+
+    `unusable` are the names of properties that can be keys, but have no usable text.
+    """
 
     properties: Mapping[str, VaultValue | Unchanged]
     error: ControllerError | None = None
+    unusable: frozenset[str] = frozenset()
 
 
 Results = Mapping[ObjectVersionRef, VaultValue | ControllerError]

@@ -44,7 +44,7 @@ from controller.runtime.sharing import share_text
 from controller.secretsync.refused_write import RefusedWrite
 from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.tasks import NO_KEYS, Fetch
-from controller.secretsync.value_fetcher import Fetched, Known, ValueFetcher
+from controller.secretsync.value_fetcher import Fetched, Known, Properties, ValueFetcher
 
 NOT_COLLECTED = (
     "the Secret {0} of an earlier SecretSync of this name still exists; check its finalizers and the cluster's garbage"
@@ -110,7 +110,8 @@ class Syncer:
             unusable = _unusable_keys(resolved.wanted, written, task)
             known = {**dict.fromkeys(unchanged, Unchanged()), **unusable}
             failing = written.failing - (unchanged - unusable.keys())
-            fetched = await self._fetcher.fetch_values(sync, resolved, task, known, failing)
+            held = _held_properties(sync, secret)
+            fetched = await self._fetcher.fetch_values(sync, resolved, task, known, failing, held)
             return await self._apply_decision(sync, resolved, secret, fetched, written)
         except errors.OwnershipError:
             written.exists = False
@@ -279,6 +280,12 @@ def _synced_message(resolved: ResolvedSync, how: str) -> str:
     count = len(resolved.wanted) - kept
     more = f"; {kept} key{'s' if kept != 1 else ''} kept, of objects that are not read any more" if kept else ""
     return f"{count} key{'s' if count != 1 else ''} {how} Key Vault {resolved.vault}{more}"
+
+
+def _held_properties(sync: SecretSync, secret: ObjectMeta | None) -> Properties:
+    """Return the properties of expanded items that the Secret has."""
+    present = data_keys(secret) if secret else frozenset()
+    return group_properties(each for each in sync.status.objects if each.target_key in present)
 
 
 def _unusable_keys(wanted: Collection[str], written: LastWrite, task: Fetch) -> Known:

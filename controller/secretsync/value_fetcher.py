@@ -27,8 +27,12 @@ from controller.secretsync.tasks import Fetch
 MAX_PATIENCE = 300.0
 Known = Mapping[str, Unchanged | errors.UnusableValue]
 """The results of wanted keys that need no fetch."""
+Properties = Mapping[str, Sequence[ObjectVersion]]
+"""The properties of expanded items at the last sync, by the key of the item."""
 Fetched = Mapping[str, VaultValue | Unchanged | errors.ControllerError]
 """The result for each wanted key."""
+Decoded = VaultValue | ExpandedValues | errors.ControllerError
+"""The result for one key that was fetched. An expanded item can have any number of properties."""
 
 
 class ValueFetcher:
@@ -40,16 +44,22 @@ class ValueFetcher:
         self._parser = parser
 
     async def fetch_values(
-        self, sync: SecretSync, resolved: ResolvedSync, task: Fetch, known: Known, failing: frozenset[str]
+        self,
+        sync: SecretSync,
+        resolved: ResolvedSync,
+        task: Fetch,
+        known: Known,
+        failing: frozenset[str],
+        held: Properties,
     ) -> Fetched:
         """Return the result for each wanted key. Fetch those that are not in `known`.
 
         If the failure of the `failing` keys prevented the last write, they are fetched first. The other keys are
-        fetched only if that helps.
+        fetched only if that helps. `held` are the properties of expanded items that the Secret has.
         """
         if failing and len(failing) < len(resolved.wanted):
             rest = dict.fromkeys(resolved.wanted.keys() - failing, Unchanged())
-            tried = await self.fetch_values(sync, resolved, task, {**known, **rest}, frozenset())
+            tried = await self.fetch_values(sync, resolved, task, {**known, **rest}, frozenset(), held)
             failed = failed_keys(tried)
             if len(failed) == len(failing) or (failed and not self._settings.enable_partial_secret_sync):
                 return tried
@@ -69,7 +79,8 @@ class ValueFetcher:
             by_object[version.whole][key] = version
         size = DecodedSize()
         for whole, keys in by_object.items():
-            fetched |= await self._decode_object(sync.metadata.namespace, resolved.vault, keys, read[whole], size)
+            decoded = await self._decode_object(sync.metadata.namespace, resolved.vault, keys, read[whole], size)
+            fetched |= {key: _keep_unusable(item, held.get(key, ())) for key, item in decoded.items()}
         return flatten_expanded(resolved.wanted, fetched)
 
     async def _decode_object(
@@ -150,6 +161,17 @@ def _expand_known(
     found = ExpandedValues({entry.target_key: Unchanged() for entry in properties})
     if isinstance(item, Unchanged):
         return found
-    # If the properties in the Secret are of the same version, only others of that version are unusable.
-    is_partial = bool(properties) and all(entry.version == item.version for entry in properties)
-    return msgspec.structs.replace(found, error=item) if is_partial else item
+    return msgspec.structs.replace(found, error=item) if has_usable_properties(properties, item) else item
+
+
+def has_usable_properties(properties: Iterable[ObjectVersion], error: errors.UnusableValue) -> bool:
+    """Return whether an unusable expanded item has usable properties, too: those of the same version."""
+    return any(entry.version == error.version for entry in properties)
+
+
+def _keep_unusable(item: Decoded, held: Iterable[ObjectVersion]) -> Decoded:
+    """Let unusable properties keep their last value in the Secret. An item without usable ones failed as a whole."""
+    if not isinstance(item, ExpandedValues) or not item.properties:
+        return item
+    kept = {entry.target_key: Unchanged() for entry in held if entry.target_key in item.unusable}
+    return msgspec.structs.replace(item, properties={**item.properties, **kept})

@@ -185,6 +185,42 @@ async def test_properties_stay_when_the_value_becomes_unreadable(harness: Syncer
         assert [item.target_key for item in outcome.objects or []] == ["user", "host", "port"]
 
 
+async def test_property_that_becomes_unusable_keeps_its_last_value(harness: SyncerHarness) -> None:
+    source, before = make_class(objects=EXPANDED), make_secret_meta(["user", "host", "port", "old"])
+    harness.vault.values["pass"] = make_value(encode_properties(host="db", port=1, old=1))
+    status = make_status(
+        await harness.sync(ABSENT, metadata_response(before), wanted=make_expanding_sync(), source=source)
+    )
+    harness.vault.values["pass"] = make_value('{"host": "\\ud800", "port": 2, "new": "\\ud800"}', version="v2")
+    after = make_secret_meta(["user", "host", "port"])
+    outcome = await harness.sync(
+        metadata_response(before), metadata_response(after, "43"), wanted=make_expanding_sync(status), source=source
+    )
+    assert read_written_data(harness) == {"port": "2", "old": None}
+    assert "not valid text: host, new" in outcome.message
+    assert [(item.target_key, item.version) for item in outcome.objects or []] == [
+        ("user", "v1"),
+        ("port", "v2"),
+        ("host", "v1"),
+    ]
+    again = await harness.sync(
+        metadata_response(after, "43"),
+        wanted=make_expanding_sync(make_status(outcome)),
+        source=source,
+        stale=frozenset(),
+    )
+    assert (again.reason, again.message, again.objects) == (Reason.PARTIAL, outcome.message, outcome.objects)
+    harness.vault.values["pass"] = make_value(encode_properties(host="new", port=2), version="v3")
+    await harness.sync(
+        metadata_response(after, "43"),
+        metadata_response(after, "44"),
+        wanted=make_expanding_sync(make_status(again)),
+        source=source,
+        stale=frozenset({"all/*"}),
+    )
+    assert read_written_data(harness) == {"host": "new"}
+
+
 async def test_bad_name_is_reported_with_its_source_path(harness: SyncerHarness) -> None:
     harness.vault.values["pass"] = make_value(json.dumps({"a b": CANARY, "ok": 1}))
     outcome = await harness.sync(
