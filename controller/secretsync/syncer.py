@@ -44,7 +44,7 @@ from controller.runtime.sharing import share_text
 from controller.secretsync.refused_write import RefusedWrite
 from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.tasks import NO_KEYS, Fetch
-from controller.secretsync.value_fetcher import Fetched, Known, Properties, ValueFetcher
+from controller.secretsync.value_fetcher import Fetched, Known, Properties, ValueFetcher, has_usable_properties
 
 NOT_COLLECTED = (
     "the Secret {0} of an earlier SecretSync of this name still exists; check its finalizers and the cluster's garbage"
@@ -107,10 +107,10 @@ class Syncer:
                 await refused.raise_if_lasting(self.kube, sync, secret)
                 written.refused = None
             unchanged = _unchanged_keys(sync, resolved.wanted, secret, written, task) | _kept_keys(resolved, secret)
-            unusable = _unusable_keys(resolved.wanted, written, task)
+            held = _held_properties(sync, secret)
+            unusable = _unusable_keys(sync, resolved.wanted, written, task, held)
             known = {**dict.fromkeys(unchanged, Unchanged()), **unusable}
             failing = written.failing - (unchanged - unusable.keys())
-            held = _held_properties(sync, secret)
             fetched = await self._fetcher.fetch_values(sync, resolved, task, known, failing, held)
             return await self._apply_decision(sync, resolved, secret, fetched, written)
         except errors.OwnershipError:
@@ -288,11 +288,26 @@ def _held_properties(sync: SecretSync, secret: ObjectMeta | None) -> Properties:
     return group_properties(each for each in sync.status.objects if each.target_key in present)
 
 
-def _unusable_keys(wanted: Collection[str], written: LastWrite, task: Fetch) -> Known:
-    """Return the keys that remain unusable, because no poll or edit concerns them."""
+def _unusable_keys(
+    sync: SecretSync, wanted: Collection[str], written: LastWrite, task: Fetch, held: Properties
+) -> Known:
+    """Return the keys that remain unusable, because no poll or edit concerns them.
+
+    An expanded item is not one of them if the Secret has lost some of its usable properties.
+    """
     if task.keys is None:
         return {}
-    return {key: error for key, error in written.unusable.items() if key in wanted and key not in task.keys}
+    properties = group_properties(sync.status.objects)
+    lost = {
+        key
+        for key, error in written.unusable.items()
+        if has_usable_properties(properties.get(key, ()), error) and properties[key] != held.get(key)
+    }
+    return {
+        key: error
+        for key, error in written.unusable.items()
+        if key in wanted and key not in task.keys and key not in lost
+    }
 
 
 def _unchanged_keys(

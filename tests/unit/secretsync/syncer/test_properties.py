@@ -221,6 +221,21 @@ async def test_property_that_becomes_unusable_keeps_its_last_value(harness: Sync
     assert read_written_data(harness) == {"host": "new"}
 
 
+async def test_deleted_secret_gets_all_properties_of_a_partly_unusable_object(harness: SyncerHarness) -> None:
+    source, before = make_class(objects=EXPANDED), make_secret_meta(["user", "host"])
+    harness.vault.values["pass"] = make_value(json.dumps({"host": "db", "a b": CANARY}))
+    outcome = await harness.sync(ABSENT, metadata_response(before), wanted=make_expanding_sync(), source=source)
+    harness.vault.values["user"] = make_value("new", version="v2")
+    await harness.sync(
+        ABSENT,
+        metadata_response(before),
+        wanted=make_expanding_sync(make_status(outcome)),
+        source=source,
+        stale=frozenset({"user"}),
+    )
+    assert read_written_data(harness) == {"user": "new", "host": "db"}
+
+
 async def test_bad_name_is_reported_with_its_source_path(harness: SyncerHarness) -> None:
     harness.vault.values["pass"] = make_value(json.dumps({"a b": CANARY, "ok": 1}))
     outcome = await harness.sync(
