@@ -13,8 +13,9 @@ import base64
 import binascii
 import codecs
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -39,6 +40,7 @@ MAX_EXPANDED = 500
 # Maximum bytes of the values that are decoded for one Secret. It is more than a Secret can have, so that `decide_write`
 # can report the exact size of a Secret that is slightly too large.
 MAX_DECODED = 2 * 2**20
+NO_PROPERTIES: Mapping[str, Collection[str]] = MappingProxyType({})
 _INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole chain"
 
 
@@ -118,20 +120,25 @@ def decode_values(
 
 
 def flatten_expanded(
-    wanted: Iterable[str], decoded: Mapping[str, VaultValue | Unchanged | ExpandedValues | ControllerError]
+    wanted: Iterable[str],
+    decoded: Mapping[str, VaultValue | Unchanged | ExpandedValues | ControllerError],
+    held: Mapping[str, Collection[str]] = NO_PROPERTIES,
 ) -> dict[str, VaultValue | Unchanged | ControllerError]:
     """Return the value of each key of the Secret. An expanded item has the key `<targetKey>/*` only if it failed.
 
     A key that is mapped by itself takes precedence over a property of an expanded item. If several expanded items have
-    the same property, the first one counts.
+    the same property, the first one counts. `held` are the names of properties that the Secret has, by the key of their
+    item. An item that failed keeps them, so no other item replaces their values.
     """
     result = {key: item for key in wanted if not isinstance(item := decoded[key], ExpandedValues)}
+    reserved: set[str] = set()
     for key in wanted:
         item = decoded[key]
         if not isinstance(item, ExpandedValues):
+            reserved.update(held.get(key, ()))
             continue
-        taken = [name for name in item.properties if name in result]
-        result |= {name: text for name, text in item.properties.items() if name not in result}
+        taken = [name for name in item.properties if name in result or name in reserved]
+        result |= {name: text for name, text in item.properties.items() if name not in taken}
         if item.error:
             result[key] = item.error
         elif taken:

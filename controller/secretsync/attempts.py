@@ -16,7 +16,7 @@ from controller.runtime.work_queue import Key
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
 from controller.secretsync.sync_schedule import SyncSchedule
 from controller.secretsync.syncer import LastWrite, Syncer, confirmed_outcome
-from controller.secretsync.tasks import NO_KEYS, Confirm, Fetch, ReportFailure, Task, keys_left
+from controller.secretsync.tasks import NO_KEYS, Confirm, Fetch, ReportFailure, Task, join_dependents, keys_left
 from controller.secretsync.work_state import WorkState
 
 
@@ -48,6 +48,8 @@ class AttemptRunner:
         if isinstance(task, Confirm) and not (ready and ready.holds):
             # A poll set the task during an attempt that then reported an unusable value.
             task = Fetch(self._clock.monotonic(), NO_KEYS)
+        if isinstance(task, Fetch):
+            task = Fetch(task.not_before, join_dependents(task.keys, written.unusable))
         outcome = await self._run_task(key, sync, source, task, written)
         match outcome:
             case Requeue():

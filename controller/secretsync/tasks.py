@@ -1,13 +1,13 @@
 """The tasks of attempts: what an attempt does, and which task follows from a poll or from a failed attempt. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 import msgspec
 
 from controller import errors
 from controller.api.secretsync import GroupPoll, SecretSyncStatus
-from controller.domain.provider_class import ObjectVersionRef
+from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.snapshot import NONE_UNUSABLE, PollResult
 from controller.domain.status import Failed, PartiallySynced, ready_condition
 from controller.runtime.clock import parse_time
@@ -49,6 +49,16 @@ Task = Fetch | Confirm | ReportFailure
 def join_keys(one: TargetKeys, other: TargetKeys) -> TargetKeys:
     """Return the keys of both."""
     return None if one is None or other is None else one | other
+
+
+def join_dependents(keys: TargetKeys, unusable: Collection[str]) -> TargetKeys:
+    """Return the keys to fetch, with the `unusable` ones that the values of these keys can make usable.
+
+    If two expanded items have a property of the same name, one of them is unusable until the other one loses it.
+    """
+    if keys and any(key.endswith(EXPANDED_SUFFIX) for key in keys):
+        return keys.union(key for key in unusable if key.endswith(EXPANDED_SUFFIX))
+    return keys
 
 
 def task_after_poll(

@@ -81,7 +81,8 @@ class ValueFetcher:
         for whole, keys in by_object.items():
             decoded = await self._decode_object(sync.metadata.namespace, resolved.vault, keys, read[whole], size)
             fetched |= {key: _keep_unusable(item, held.get(key, ())) for key, item in decoded.items()}
-        return flatten_expanded(resolved.wanted, fetched)
+        names = {key: [entry.target_key for entry in entries] for key, entries in held.items()}
+        return flatten_expanded(resolved.wanted, fetched, names)
 
     async def _decode_object(
         self,

@@ -7,7 +7,15 @@ from controller.api.secretsync import SecretSyncStatus
 from controller.domain.snapshot import PollResult
 from controller.domain.status import Failed, PartiallySynced
 from controller.errors import Retry
-from controller.secretsync.tasks import Confirm, Fetch, Task, keys_left, task_after_poll
+from controller.secretsync.tasks import (
+    Confirm,
+    Fetch,
+    TargetKeys,
+    Task,
+    join_dependents,
+    keys_left,
+    task_after_poll,
+)
 from tests.unit.secretsync.samples import (
     BOTH,
     DATE,
@@ -91,3 +99,17 @@ def test_keys_left(
     left: frozenset[str] | None,
 ) -> None:
     assert keys_left(outcome, keys, is_polled, stays_polled) == left
+
+
+@pytest.mark.parametrize(
+    ("keys", "joined"),
+    [
+        (None, None),
+        (frozenset(), frozenset()),
+        (USER, USER),
+        (frozenset({"x/*"}), frozenset({"x/*", "y/*"})),
+        (frozenset({"y/*"}), frozenset({"y/*"})),
+    ],
+)
+def test_expanded_items_that_share_a_property_are_fetched_together(keys: TargetKeys, joined: TargetKeys) -> None:
+    assert join_dependents(keys, {"y/*", "pass"}) == joined

@@ -210,6 +210,26 @@ def test_unusable_value_is_not_fetched_until_a_poll_finds_a_new_one(
     assert harness.reports[-1][1] == GOOD.reason
 
 
+def test_attempt_also_fetches_the_expanded_object_that_shares_a_property(harness: ReconcilerHarness) -> None:
+    keys, objects = ["x/*", "y/*"], make_synced("x/*", "y/*").objects or []
+    harness.set_results(
+        make_snapshot(**{"x/*": BEFORE, "y/*": BEFORE}),
+        PartiallySynced(message="m", failed={"y/*": LACKING}, objects=objects),
+    )
+    harness.unusable = {"y/*": LACKING}
+    harness.add_class()
+    harness.add(make_sync(keys))
+    harness.advance(1)
+    harness.set_results(make_snapshot(**{"x/*": AFTER, "y/*": AFTER}), Failed(UNREACHABLE))
+    harness.advance(HOUR)
+    assert harness.tasks[-1].keys == frozenset(keys)
+    # The vault fails during the attempt, and then answers: both objects are still due.
+    harness.unusable = {}
+    harness.outcome = GOOD
+    harness.advance(HOUR)
+    assert harness.tasks[-1].keys == frozenset(keys)
+
+
 def test_edit_fetches_an_unusable_value_at_once(harness: ReconcilerHarness) -> None:
     harness.outcome = Failed(LACKING)
     harness.unusable = {"pass": LACKING}

@@ -8,15 +8,16 @@ import msgspec
 import pytest
 
 from controller.api.conditions import Reason
+from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.domain.managed_fields import data_fingerprint
 from controller.domain.snapshot import ListedObject, VaultSnapshot
 from controller.domain.status import PartiallySynced, Reportable, next_status
 from controller.domain.values import VaultValue
-from controller.errors import ControllerError, ObjectError, Retry
+from controller.errors import ControllerError, ObjectError, ProviderError, Retry
 from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.syncer import LastWrite
-from controller.secretsync.tasks import Fetch
+from controller.secretsync.tasks import Fetch, join_dependents
 from tests.support.builders import make_provider_class, make_secret_meta, make_sync, make_value
 from tests.unit.secretsync.syncer.harness import ABSENT, CANARY, SyncerHarness, make_class, metadata_response
 
@@ -234,6 +235,52 @@ async def test_deleted_secret_gets_all_properties_of_a_partly_unusable_object(ha
         stale=frozenset({"user"}),
     )
     assert read_written_data(harness) == {"user": "new", "host": "db"}
+
+
+TWO_EXPANDED = "array: ['{objectName: user, objectExpand: true}', '{objectName: pass, objectExpand: true}']"
+
+
+async def sync_shared_property(harness: SyncerHarness) -> tuple[SecretSync, SecretProviderClass]:
+    """Sync two expanded objects with a property of the same name. Return the SecretSync with its status."""
+    source, keys = make_class(objects=TWO_EXPANDED), {"x": "user", "y": "pass"}
+    harness.vault.values = {
+        "user": make_value(encode_properties(host="first")),
+        "pass": make_value(encode_properties(host="second", port=1)),
+    }
+    held = make_secret_meta(["host", "port"])
+    outcome = await harness.sync(ABSENT, metadata_response(held), wanted=make_sync(keys), source=source)
+    assert read_written_data(harness) == {"host": "first", "port": "1"}
+    assert "mapped twice: host" in outcome.message
+    return make_sync(keys, status=make_status(outcome)), source
+
+
+@pytest.mark.parametrize(
+    "failure", [ObjectError("secret user is disabled"), make_value("{", "v2"), ProviderError("unreachable")]
+)
+async def test_other_object_does_not_replace_a_property_of_a_failed_one(
+    harness: SyncerHarness, failure: VaultValue | ControllerError
+) -> None:
+    wanted, source = await sync_shared_property(harness)
+    held = make_secret_meta(["host", "port"])
+    harness.vault.values |= {"user": failure, "pass": make_value(encode_properties(host="other", port=2), "v2")}
+    outcome = await harness.sync(metadata_response(held), metadata_response(held, "43"), wanted=wanted, source=source)
+    assert read_written_data(harness) == {"port": "2"}
+    assert {item.target_key: item.version for item in outcome.objects or []} == {"host": "v1", "port": "v2"}
+
+
+async def test_property_that_one_of_two_objects_lost_comes_from_the_other(harness: SyncerHarness) -> None:
+    wanted, source = await sync_shared_property(harness)
+    held = make_secret_meta(["host", "port"])
+    harness.vault.values["user"] = make_value(encode_properties(name="n"), version="v2")
+    outcome = await harness.sync(
+        metadata_response(held),
+        metadata_response(held, "43"),
+        wanted=wanted,
+        source=source,
+        stale=join_dependents(frozenset({"x/*"}), harness.written.unusable),
+    )
+    assert read_written_data(harness) == {"name": "n", "host": "second"}
+    assert outcome.reason == Reason.WRITTEN
 
 
 async def test_bad_name_is_reported_with_its_source_path(harness: SyncerHarness) -> None:
