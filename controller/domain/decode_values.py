@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from controller.api.secretsync import MAX_KEYS
+from controller.api.secretsync import MAX_KEYS, TLS_TYPE
 from controller.domain.certificates import CertificateBundle, OpenPfx, is_pem, parse_bundle, pfx_to_pem
 from controller.domain.properties import Node, find_node, find_property, list_names, list_properties, read_document
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectPart, ObjectVersionRef
@@ -31,6 +31,7 @@ from controller.runtime.clock import format_time
 
 PEM = "application/x-pem-file"
 PFX = "application/x-pkcs12"
+TLS_HALVES = ("tls.crt", "tls.key")
 _HALVES = (ObjectPart.CERTIFICATES, ObjectPart.TLS_KEY)
 _LOGIN = {ObjectPart.USERNAME: "username", ObjectPart.PASSWORD: "password"}
 # The beginning of a JSON object with a property.
@@ -145,6 +146,22 @@ def flatten_expanded(
             text = f"properties that are mapped twice: {list_names(taken)}; rename or unmap them"
             result[key] = _unusable_value(text, item.properties[taken[0]])
     return result
+
+
+def hold_tls_half(
+    secret_type: str, fetched: Mapping[str, VaultValue | Unchanged | ControllerError]
+) -> Mapping[str, VaultValue | Unchanged | ControllerError]:
+    """Return the results without a half of a TLS Secret whose other half failed. They can come from two objects."""
+    failed = next((item for key in TLS_HALVES if isinstance(item := fetched.get(key), ControllerError)), None)
+    if secret_type != TLS_TYPE or failed is None:
+        return fetched
+    is_unusable = isinstance(failed, UnusableValue)
+    held = {
+        key: _unusable_value(failed.message, item) if is_unusable else failed
+        for key in TLS_HALVES
+        if isinstance(item := fetched.get(key), VaultValue)
+    }
+    return {**fetched, **held}
 
 
 def needs_parsing(version: ObjectVersionRef, raw: VaultValue | ControllerError) -> bool:

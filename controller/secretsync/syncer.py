@@ -30,7 +30,7 @@ from controller.domain.decision import (
     partial_message,
     source_paths,
 )
-from controller.domain.decode_values import value_warnings
+from controller.domain.decode_values import hold_tls_half, value_warnings
 from controller.domain.managed_fields import data_fingerprint, data_keys, has_drifted
 from controller.domain.snapshot import NONE_UNUSABLE
 from controller.domain.status import Outcome, PartiallySynced, Requeue, Synced, group_properties, object_versions
@@ -112,6 +112,8 @@ class Syncer:
             known = {**dict.fromkeys(unchanged, Unchanged()), **unusable}
             failing = written.failing - (unchanged - unusable.keys())
             fetched = await self._fetcher.fetch_values(sync, resolved, task, known, failing, held)
+            if secret is not None:  # without one, decide_write refuses a half
+                fetched = hold_tls_half(sync.spec.secret_object.type, fetched)
             return await self._apply_decision(sync, resolved, secret, fetched, written)
         except errors.OwnershipError:
             written.exists = False

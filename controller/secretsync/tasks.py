@@ -7,6 +7,7 @@ import msgspec
 
 from controller import errors
 from controller.api.secretsync import GroupPoll, SecretSyncStatus
+from controller.domain.decode_values import TLS_HALVES
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.snapshot import NONE_UNUSABLE, PollResult
 from controller.domain.status import Failed, PartiallySynced, ready_condition
@@ -54,11 +55,14 @@ def join_keys(one: TargetKeys, other: TargetKeys) -> TargetKeys:
 def join_dependents(keys: TargetKeys, unusable: Collection[str]) -> TargetKeys:
     """Return the keys to fetch, with the `unusable` ones that the values of these keys can make usable.
 
-    If two expanded items have a property of the same name, one of them is unusable until the other one loses it.
+    If two expanded items have a property of the same name, one of them is unusable until the other one loses it. Each
+    half of a TLS Secret is unusable until the other one is usable.
     """
-    if keys and any(key.endswith(EXPANDED_SUFFIX) for key in keys):
-        return keys.union(key for key in unusable if key.endswith(EXPANDED_SUFFIX))
-    return keys
+    if not keys:
+        return keys
+    if any(key.endswith(EXPANDED_SUFFIX) for key in keys):
+        keys = keys.union(key for key in unusable if key.endswith(EXPANDED_SUFFIX))
+    return keys if keys.isdisjoint(TLS_HALVES) else keys.union(key for key in TLS_HALVES if key in unusable)
 
 
 def task_after_poll(

@@ -109,7 +109,9 @@ def test_keys_left(
         (USER, USER),
         (frozenset({"x/*"}), frozenset({"x/*", "y/*"})),
         (frozenset({"y/*"}), frozenset({"y/*"})),
+        (frozenset({"tls.crt"}), frozenset({"tls.crt", "tls.key"})),
+        (frozenset({"tls.key"}), frozenset({"tls.key"})),
     ],
 )
-def test_expanded_items_that_share_a_property_are_fetched_together(keys: TargetKeys, joined: TargetKeys) -> None:
-    assert join_dependents(keys, {"y/*", "pass"}) == joined
+def test_keys_that_can_make_others_usable_are_fetched_with_them(keys: TargetKeys, joined: TargetKeys) -> None:
+    assert join_dependents(keys, {"y/*", "pass", "tls.key"}) == joined

@@ -14,14 +14,16 @@ from controller.config.settings import FOREIGN_SECRET
 from controller.domain.decision import SYNC_LABEL
 from controller.domain.managed_fields import data_fingerprint
 from controller.domain.status import PartiallySynced, Synced, next_status
-from controller.errors import ObjectError, OwnershipError, ProviderError, Retry
+from controller.domain.values import VaultValue
+from controller.errors import ControllerError, ObjectError, OwnershipError, ProviderError, Retry
 from controller.keyvault.credentials import Identity
 from controller.keyvault.errors import throttled_error
 from controller.secretsync.syncer import LastWrite
+from controller.secretsync.tasks import join_dependents
 from tests.support.builders import make_managed_fields, make_provider_class, make_secret_meta, make_sync, make_value
 from tests.support.certificates import encode_private_key, issue_certificate
 from tests.support.scripted_api_server import ScriptedResponse, error_response
-from tests.unit.secretsync.syncer.harness import ABSENT, CANARY, SyncerHarness, metadata_response
+from tests.unit.secretsync.syncer.harness import ABSENT, CANARY, SyncerHarness, make_class, metadata_response
 
 
 async def test_tls_secret_gets_certificate_and_key_from_one_vault_secret(harness: SyncerHarness) -> None:
@@ -265,3 +267,39 @@ async def test_key_that_prevented_the_write_is_fetched_first(harness: SyncerHarn
     )
     assert harness.vault.read_names == ["pass", "user"]
     assert not harness.written.failing
+
+
+HALVES = {"tls.crt": "user", "tls.key": "pass", "ca": "ca"}
+
+
+@pytest.mark.parametrize("failing", ["user", "pass"])
+@pytest.mark.parametrize(
+    "failure", [ObjectError("it is disabled"), make_value("no PEM", "v2"), throttled_error("shop", 4)]
+)
+async def test_halves_of_a_tls_secret_from_two_objects_are_written_together(
+    harness: SyncerHarness, failing: str, failure: VaultValue | ControllerError
+) -> None:
+    source = make_class(objects="array: ['objectName: user', 'objectName: pass', 'objectName: ca']")
+    wanted, held = make_sync(HALVES, type="kubernetes.io/tls"), metadata_response(make_secret_meta(HALVES))
+    old, new = issue_certificate("web"), issue_certificate("web")
+    harness.vault.values = {"user": make_value(old.pem), "pass": make_value(old.key_pem), "ca": make_value("1")}
+    await harness.sync(ABSENT, held, wanted=wanted, source=source)
+    both: dict[str, VaultValue | ControllerError] = {
+        "user": make_value(new.pem, "v2"),
+        "pass": make_value(new.key_pem, "v2"),
+        "ca": make_value("2"),
+    }
+    harness.vault.values = {**both, failing: failure}
+    outcome = await harness.sync(held, held, wanted=wanted, source=source)
+    assert harness.body()["data"].keys() == {"ca"}
+    assert isinstance(outcome, PartiallySynced)
+    assert outcome.failed.keys() == {"tls.crt", "tls.key"}
+    assert [item.target_key for item in outcome.objects] == ["ca"]
+    stale = frozenset({"tls.crt" if failing == "user" else "tls.key"})
+    stale = frozenset(join_dependents(stale, harness.written.unusable) or ())
+    if not isinstance(failure, VaultValue):
+        stale = frozenset({"tls.crt", "tls.key"})  # both are left to the next attempt
+    harness.vault.values = both
+    outcome = await harness.sync(held, held, wanted=wanted, source=source, stale=stale)
+    assert harness.body()["data"].keys() == {"tls.crt", "tls.key"}
+    assert isinstance(outcome, Synced)
