@@ -41,7 +41,7 @@ from controller.runtime.work_queue import Key, Queue
 from controller.secretsync.attempts import AttemptRunner
 from controller.secretsync.class_edits import AffectedKeys, ClassEdits
 from controller.secretsync.status_reporter import ReportResult, StatusReporter
-from controller.secretsync.sync_resolver import Class, SyncResolver
+from controller.secretsync.sync_resolver import Class, SyncResolver, poll_interval
 from controller.secretsync.sync_schedule import SyncSchedule
 from controller.secretsync.syncer import LastWrite, Syncer
 from controller.secretsync.tasks import NO_KEYS, Task
@@ -316,7 +316,8 @@ class Reconciler:
                 await self._report_outcome(sync, source, Failed(errors.OwnershipError(outcome.obstacle)))
             return state.seconds_until_due(self._clock.monotonic())
         waits_for_poll = self.poller.waits_for_vault(key)
-        interval = self._settings.rotation_poll_interval
+        usual = self._settings.rotation_poll_interval
+        interval = poll_interval(sync, self._settings) if isinstance(sync, SecretSync) else usual
         least = self._charge_if_blocked(key.namespace, outcome)
         state.settle_attempt(outcome, waits_for_poll, interval, self._rng, self._clock.monotonic(), least)
         if is_unreported(ready_condition(_status_of(sync)), sync.metadata.generation, outcome, state.failures):

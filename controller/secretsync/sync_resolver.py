@@ -112,7 +112,17 @@ class SyncResolver:
         return errors.InputError(found) if found else None
 
     def _interval_mistake(self, sync: SecretSync) -> errors.InputError | None:
-        requested, shortest = sync.metadata.annotations.get(REFRESH_INTERVAL), self._settings.shortest_refresh_interval
-        if refresh_interval(requested, self._settings.rotation_poll_interval, shortest) is not None:
+        if _requested_interval(sync, self._settings) is not None:
             return None
-        return errors.InputError(f"annotation {REFRESH_INTERVAL} is {str(requested)[:60]!r}: write a number of seconds")
+        requested = str(sync.metadata.annotations.get(REFRESH_INTERVAL))[:60]
+        return errors.InputError(f"annotation {REFRESH_INTERVAL} is {requested!r}: write a number of seconds")
+
+
+def poll_interval(sync: SecretSync, settings: Settings) -> float:
+    """Return the seconds between two polls of a SecretSync. An invalid annotation counts as missing."""
+    return _requested_interval(sync, settings) or settings.rotation_poll_interval
+
+
+def _requested_interval(sync: SecretSync, settings: Settings) -> float | None:
+    requested = sync.metadata.annotations.get(REFRESH_INTERVAL)
+    return refresh_interval(requested, settings.rotation_poll_interval, settings.shortest_refresh_interval)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from controller import errors
 from controller.api.conditions import Reason
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
+from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.config.settings import TEST_CLOUD, Settings
 from controller.domain.status import Requeue, generation_hash, ready_condition, sync_hash
 from controller.polling.group_polls import Records, recorded_polls
@@ -24,7 +24,7 @@ from controller.polling.poller import Poller
 from controller.runtime import backoff
 from controller.runtime.clock import Clock, parse_time
 from controller.runtime.work_queue import Key
-from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
+from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver, poll_interval
 from controller.secretsync.tasks import Fetch
 from controller.secretsync.work_state import ON_POLL, OnPoll, PlannedTask, Undecided, WorkState
 
@@ -156,9 +156,7 @@ class SyncSchedule:
 
     def poll_group(self, sync: SecretSync, resolved: ResolvedSync) -> PollGroup:
         """Return the group whose polls serve a SecretSync."""
-        usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
-        interval = backoff.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
-        return PollGroup(resolved.identity, resolved.cloud, resolved.vault, interval or usual)
+        return PollGroup(resolved.identity, resolved.cloud, resolved.vault, poll_interval(sync, self._settings))
 
 
 def can_wait_for_poll(sync: SecretSync, source: SecretProviderClass) -> bool:

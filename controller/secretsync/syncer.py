@@ -42,7 +42,7 @@ from controller.observability.telemetry import Metrics
 from controller.runtime.backoff import COLLECTED_SOON
 from controller.runtime.sharing import share_text
 from controller.secretsync.refused_write import RefusedWrite
-from controller.secretsync.sync_resolver import ResolvedSync
+from controller.secretsync.sync_resolver import ResolvedSync, poll_interval
 from controller.secretsync.tasks import NO_KEYS, Fetch
 from controller.secretsync.value_fetcher import Fetched, Known, Properties, ValueFetcher, has_usable_properties
 
@@ -237,7 +237,7 @@ class Syncer:
         except (errors.Conflict, errors.NotFound, errors.NotLeading):
             raise
         except errors.ControllerError as error:
-            seconds = self._settings.rotation_poll_interval
+            seconds = poll_interval(sync, self._settings)
             written.refused = await RefusedWrite.rehearse_write(self.kube, sync, secret, error, seconds)
             raise
 

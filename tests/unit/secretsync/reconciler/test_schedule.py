@@ -102,6 +102,20 @@ def test_missing_class_is_reported_without_the_jitter(harness: ReconcilerHarness
 
 
 @pytest.mark.parametrize("settings", [Settings(shortest_refresh_interval=10)])
+@pytest.mark.parametrize(("requested", "moments"), [("120", [0, 120, 240]), ("soon", [0])])
+def test_value_that_kubernetes_refuses_is_read_again_at_the_interval_of_its_sync(
+    harness: ReconcilerHarness, requested: str, moments: list[float]
+) -> None:
+    found = make_sync()
+    annotated = msgspec.structs.replace(found.metadata, annotations={REFRESH_INTERVAL: requested})
+    harness.outcome = Failed(InputError("the value for .dockerconfigjson is not a JSON object"))
+    harness.add_class()
+    harness.add(msgspec.structs.replace(found, metadata=annotated))
+    harness.advance(300)
+    assert harness.sync_times == moments
+
+
+@pytest.mark.parametrize("settings", [Settings(shortest_refresh_interval=10)])
 def test_refresh_interval_annotation_counts_from_the_last_sync(harness: ReconcilerHarness) -> None:
     harness.add_class()
     harness.add(make_sync())

@@ -1,5 +1,6 @@
 """Test that a refused write causes no vault call until its dry run has another result."""
 
+import asyncio
 import base64
 import json
 import math
@@ -9,6 +10,7 @@ import pytest
 
 from controller import errors
 from controller.api.conditions import Reason
+from controller.api.secretsync import REFRESH_INTERVAL
 from controller.config.settings import Settings
 from controller.domain.status import Synced
 from controller.errors import ControllerError
@@ -122,6 +124,19 @@ async def test_refused_write_is_attempted_once_in_a_poll_interval(harness: Synce
     assert count_reads(harness) == 2
     await harness.sync_error(ABSENT, BY_POLICY)
     assert count_reads(harness) == 2
+
+
+@pytest.mark.parametrize(("shortest", "seconds"), [(0, 3600), (10, 60)])
+async def test_refused_write_waits_for_the_interval_of_its_sync(shortest: int, seconds: float) -> None:
+    wanted = make_sync()
+    annotated = msgspec.structs.replace(wanted.metadata, annotations={REFRESH_INTERVAL: "60"})
+    async with make_harness(Settings(shortest_refresh_interval=shortest)) as harness:
+        now = asyncio.get_running_loop().time()
+        await harness.sync_error(
+            ABSENT, BY_POLICY, BY_POLICY, wanted=msgspec.structs.replace(wanted, metadata=annotated)
+        )
+        assert harness.written.refused
+        assert now + seconds <= harness.written.refused.until <= now + seconds + 60
 
 
 async def test_immutable_secret_that_is_deleted_is_created(harness: SyncerHarness) -> None:
