@@ -21,8 +21,9 @@ MAX_TEXT = 1000
 # Sentences of the API server, and of the chart's policies, that the controller searches for in this order. They contain
 # no quotations.
 IMMUTABLE_SECRET, IMMUTABLE_TYPE = "`immutable` is set", "field is immutable"
+TOO_LARGE = "data: Too long"
 OWNER_NOT_PERMITTED = "cannot set an ownerRef on a resource you can't delete"
-KNOWN = (IMMUTABLE_SECRET, IMMUTABLE_TYPE, FOREIGN_SECRET, OWNER_NOT_PERMITTED)
+KNOWN = (IMMUTABLE_SECRET, IMMUTABLE_TYPE, FOREIGN_SECRET, TOO_LARGE, OWNER_NOT_PERMITTED)
 # The reasons of a meta/v1 Status. A webhook can write anything there.
 _REASONS = frozenset(
     {

@@ -37,7 +37,7 @@ from controller.domain.status import Outcome, PartiallySynced, Requeue, Synced, 
 from controller.domain.values import Unchanged, VaultValue
 from controller.kube import permissions
 from controller.kube.client import KubeClient
-from controller.kube.foreign_text import IMMUTABLE_SECRET, IMMUTABLE_TYPE
+from controller.kube.foreign_text import IMMUTABLE_SECRET, IMMUTABLE_TYPE, TOO_LARGE
 from controller.observability.telemetry import Metrics
 from controller.runtime.backoff import COLLECTED_SOON
 from controller.runtime.sharing import share_text
@@ -263,6 +263,9 @@ class Syncer:
             if IMMUTABLE_TYPE in error.message:
                 text = f"Secret {name} is of another type than {sync.spec.secret_object.type}: delete it and the"
                 raise errors.InputError(f"{text} controller recreates it", retry=errors.Retry.BLOCKED) from error
+            if TOO_LARGE in error.message:  # decide_write does not know the size of values that were not fetched
+                text = f"Secret {name} would have more than 1 MiB with its unchanged values; split the SecretSync"
+                raise errors.InputError(text) from error
             raise
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from controller.domain.decision import ObservedState, WriteSecret, decide_write
+from controller.domain.decision import MAX_BYTES, ObservedState, WriteSecret, decide_write
 from controller.domain.secret_limits import find_violation, key_violation
+from controller.kube.foreign_text import TOO_LARGE
 from tests.support.builders import make_sync, make_value
 from tests.support.cluster.harness import KIND_PATHS, InstalledRelease
 from tests.support.cluster.namespace import Namespace
@@ -142,3 +143,12 @@ def test_document_that_the_controller_writes_is_accepted_by_the_api_server(
     assert not [
         document for document, ours, real in zip(DOCUMENTS, written, accepted, strict=True) if ours and not real
     ]
+
+
+def test_api_server_says_that_a_secret_is_too_large(space: Namespace) -> None:
+    data = {"k": base64.b64encode(bytes(MAX_BYTES + 1)).decode()}
+    path = f"{KIND_PATHS['secret'].format(space.name)}?dryRun=All"
+    with space.installed.plane.session() as send:
+        status, answer = send("POST", path, {"metadata": {"name": "large"}, "data": data})
+    assert status == 422
+    assert TOO_LARGE in str(answer)

@@ -6,12 +6,17 @@ import tracemalloc
 import msgspec
 import pytest
 
+from controller.api.meta import ObjectMeta
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.domain.decode_values import MAX_DECODED
 from controller.domain.values import VaultValue
-from tests.support.builders import make_sync, make_value
+from controller.errors import InputError
+from controller.secretsync.sync_resolver import ResolvedSync
+from controller.secretsync.tasks import Fetch
+from tests.support.builders import make_secret_meta, make_sync, make_value
 from tests.support.certificates import issue_certificate
-from tests.unit.secretsync.syncer.harness import ABSENT, SyncerHarness, make_class
+from tests.support.scripted_api_server import error_response
+from tests.unit.secretsync.syncer.harness import ABSENT, SyncerHarness, make_class, metadata_response
 
 ROOT = issue_certificate("root", ca=True)
 LEAF = issue_certificate("web", ROOT)
@@ -55,3 +60,21 @@ async def test_values_are_decoded_only_until_a_secret_cannot_have_them(
     assert error.message.endswith("split the SecretSync")
     assert peak < 6 * MAX_DECODED
     assert harness.requests == ["probe"]
+
+
+@pytest.mark.parametrize("text", ["must have at most 1048576 bytes", "may not be more than 1048576 bytes"])
+async def test_secret_that_one_changed_value_makes_too_large_is_reported_as_such(
+    harness: SyncerHarness, text: str
+) -> None:
+    """The other values were not fetched, so only the API server knows the size."""
+    held = metadata_response(make_secret_meta())
+    await harness.sync(ABSENT, held)
+    harness.server.add_responses(
+        held, error_response(422, f'Secret "shop" is invalid: data: Too long: {text}'), metadata_response(ObjectMeta())
+    )
+    resolved = await harness.resolver.resolve_sync(make_sync(), make_class())
+    assert isinstance(resolved, ResolvedSync)
+    harness.vault.values["user"] = make_value("longer", "v2")
+    with pytest.raises(InputError, match=r"^Secret shop would have more than 1 MiB .*; split the SecretSync$"):
+        await harness.syncer.sync(make_sync(), resolved, harness.written, Fetch(0.0, frozenset({"user"})))
+    assert harness.body(-2)["data"].keys() == {"user"}
