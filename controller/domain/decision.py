@@ -15,7 +15,7 @@ import msgspec
 from controller.api.meta import ObjectMeta, OwnerReference
 from controller.api.secretsync import RESERVED_PREFIX, TLS_TYPE, SecretSync
 from controller.domain import secret_limits
-from controller.domain.managed_fields import data_keys, own_names
+from controller.domain.managed_fields import data_keys, names_set_by_controller
 from controller.domain.provider_class import EXPANDED_SUFFIX
 from controller.domain.values import SecretBytes, Unchanged, VaultValue
 from controller.errors import ControllerError, InputError, OwnershipError, ProviderError, Retry
@@ -290,9 +290,11 @@ def metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, 
         ("annotations", dict(wanted.annotations), secret.annotations),
     ):
         differs: dict[str, str | None] = {key: value for key, value in target.items() if current.get(key) != value}
-        # The patch removes only keys that the controller set. Labels of other tools, such as backup tools, remain.
-        own = own_names(secret, "metadata", field)
-        differs |= {key: None for key in sorted(own & set(current)) if key not in target}
+        # The patch removes only keys that the controller or SSE set. Those of other tools, such as Velero, remain.
+        gone = {
+            key for key in names_set_by_controller(secret, "metadata", field) if not key.startswith(RESERVED_PREFIX)
+        }
+        differs |= {key: None for key in sorted(gone & set(current)) if key not in target}
         if differs:
             patch[field] = differs
     return patch

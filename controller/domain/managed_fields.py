@@ -16,6 +16,8 @@ from controller.api.secretsync import SecretSync
 from controller.config.settings import FIELD_MANAGER
 from controller.runtime.clock import parse_time
 
+# The field manager of SSE, which set the fields of the Secrets that this controller continues with.
+SSE_MANAGER = "secrets-store-sync-controller"
 # Seconds by which an entry of managedFields can be later than the sync before it. Both times are rounded to seconds.
 ROUNDING = 1.0
 # Seconds by which the clocks of the API server and of the controller may differ.
@@ -27,9 +29,9 @@ def data_keys(secret: ObjectMeta) -> set[str]:
     return {key for entry in _main_entries(secret) for key in _field_names(entry, "data")}
 
 
-def own_names(secret: ObjectMeta, *path: str) -> set[str]:
-    """Return the names below this path, such as `metadata`, `labels`, that the controller set."""
-    entries = (entry for entry in _main_entries(secret) if _is_own_entry(entry))
+def names_set_by_controller(secret: ObjectMeta, *path: str) -> set[str]:
+    """Return the names below this path, such as `metadata`, `labels`, that this controller or SSE set."""
+    entries = (entry for entry in _main_entries(secret) if entry.manager in (FIELD_MANAGER, SSE_MANAGER))
     return {name for entry in entries for name in _field_names(entry, *path)}
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.domain.managed_fields import SSE_MANAGER
 from tests.support.cluster.harness import InstalledRelease
 from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.cli.migrate import migrate
-from tools.cli.migrate.sse_ownership import SSE_MANAGER
 from tools.local_cluster import ControlPlane
 
 HOME = "sse-home"

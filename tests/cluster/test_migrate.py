@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
+from controller.domain.managed_fields import SSE_MANAGER
 from tests.support.cluster.harness import InstalledRelease, canary_value, eventually
 from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_controller import apply_as_sse
 from tools.cli.migrate import migrate
-from tools.cli.migrate.sse_ownership import SSE_MANAGER
 from tools.local_cluster.errors import ClusterError
 
 

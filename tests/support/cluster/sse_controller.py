@@ -4,9 +4,9 @@ import base64
 import json
 from collections.abc import Mapping
 
+from controller.domain.managed_fields import SSE_MANAGER
 from tests.support.cluster.harness import MANAGED_LABEL, canary_value
 from tests.support.cluster.namespace import Namespace
-from tools.cli.migrate.sse_ownership import SSE_MANAGER
 
 
 def apply_as_sse(space: Namespace, name: str, values: Mapping[str, str]) -> None:

@@ -28,6 +28,7 @@ from controller.domain.decision import (
     seconds_until_served,
     source_paths,
 )
+from controller.domain.managed_fields import SSE_MANAGER
 from controller.domain.values import Unchanged, VaultValue
 from controller.errors import (
     ControllerError,
@@ -293,6 +294,23 @@ def test_repr_of_a_decision_shows_no_value() -> None:
             ),
             {},
             id="label of another client",
+        ),
+        pytest.param(
+            make_sync(annotations={"n": "1"}),
+            make_secret_meta(
+                labels={"a": "1"},
+                annotations={"n": "1", "o": "1", SYNC_LABEL[0]: ""},
+                managed_fields=[
+                    make_managed_fields(
+                        ["user", "pass"],
+                        labels=[SYNC_LABEL[0], "a"],
+                        annotations=["n", "o", SYNC_LABEL[0]],
+                        manager=SSE_MANAGER,
+                    )
+                ],
+            ),
+            {"labels": {"a": None}, "annotations": {"o": None}},
+            id="set by SSE and removed from the spec",
         ),
         pytest.param(
             make_sync(annotations={"n": "1"}), make_secret_meta(), {"annotations": {"n": "1"}}, id="new annotation"

@@ -14,8 +14,8 @@ from controller.api.meta import ObjectMeta
 from controller.api.secretsync import SecretSync
 from controller.config.settings import FIELD_MANAGER
 from controller.domain.decision import SYNC_LABEL, RejectWrite, WaitForGarbageCollection, check_ownership
+from controller.domain.managed_fields import SSE_MANAGER
 
-SSE_MANAGER = "secrets-store-sync-controller"
 Entry = dict[str, Any]
 
 

@@ -18,6 +18,7 @@ from controller.api.meta import ObjectMeta, Secret
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.config.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD
+from controller.domain.managed_fields import SSE_MANAGER
 from controller.keyvault.credentials import Identity
 from controller.kube.resources import ResourceClient
 from tools.cli import releases
@@ -131,7 +132,7 @@ async def _list_deployments(caller: OperatorKubeClient) -> list[Object]:
     found = [
         each
         for each in await caller.list_objects("/apis/apps/v1/deployments")
-        if sse_ownership.SSE_MANAGER in each["metadata"]["name"]
+        if SSE_MANAGER in each["metadata"]["name"]
     ]
     try:
         bindings = await caller.list_objects("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings") if found else []
