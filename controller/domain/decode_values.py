@@ -143,7 +143,7 @@ def flatten_expanded(
         if item.error:
             result[key] = item.error
         elif taken:
-            text = f"properties that are mapped twice: {list_names(taken)}; rename or unmap them"
+            text = f"properties are mapped twice; rename or unmap them: {list_names(taken)}"
             result[key] = _unusable_value(text, item.properties[taken[0]])
     return result
 
@@ -252,9 +252,15 @@ def _expand_properties(
     }
     if not bad:
         return ExpandedValues(properties)
-    text = f"{noun}: not a Secret's key, or not valid text: {list_names(bad)}"
-    unusable = frozenset(name for name in bad if not key_violation(name))
-    return ExpandedValues(properties, _unusable_value(text, raw), unusable)
+    misnamed = [name for name in bad if key_violation(name)]
+    unusable = [name for name in bad if name not in misnamed]
+    # The names come last, because PartialSync's list shortens a long message.
+    mistakes = (
+        (unusable, "properties that are not valid Unicode text; correct them"),
+        (misnamed, "properties whose names cannot be keys of a Secret; rename them, or map them by themselves"),
+    )
+    text = "; ".join(f"{mistake}: {list_names(names)}" for names, mistake in mistakes if names)
+    return ExpandedValues(properties, _unusable_value(f"{noun} has {text}", raw), frozenset(unusable))
 
 
 def _unusable_value(message: str, raw: VaultValue | Unchanged) -> UnusableValue:

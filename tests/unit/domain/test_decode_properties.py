@@ -206,7 +206,10 @@ def test_property_name_that_is_not_a_key_is_reported_and_others_expand() -> None
     found = expand_value(json.dumps({"a b": CANARY, "ok": 1, "..": CANARY, "x" * 254: CANARY, "": CANARY, "k": 2}))
     message = found.pop("k" + EXPANDED_SUFFIX)
     assert found == {"ok": b"1", "k": b"2"}
-    assert message.startswith("secret web in Key Vault shop: not a Secret's key, or not valid text: a b, ")
+    assert message.startswith(
+        "secret web in Key Vault shop has properties whose names cannot be keys of a Secret; rename them, or map them"
+        " by themselves: a b, "
+    )
     assert CANARY not in message
     assert len(message) < 300
 
@@ -244,7 +247,7 @@ def test_explicitly_mapped_key_is_not_replaced_by_a_property() -> None:
     )
     assert found["user"] == b'{"user": "me", "pw": 1}'
     assert found["pw"] == b"1"
-    assert found["x" + EXPANDED_SUFFIX] == "properties that are mapped twice: user; rename or unmap them"
+    assert found["x" + EXPANDED_SUFFIX] == "properties are mapped twice; rename or unmap them: user"
 
 
 def test_properties_of_one_value_are_expanded_once() -> None:
@@ -275,7 +278,7 @@ def test_property_of_the_first_of_two_expanded_items_is_used() -> None:
     assert found == {"a": first, "b": second, "c": third}
     assert isinstance(error, UnusableValue)
     assert (error.message, error.version, error.updated) == (
-        "properties that are mapped twice: a; rename or unmap them",
+        "properties are mapped twice; rename or unmap them: a",
         "v1",
         "2030-01-01T12:00:00Z",
     )
@@ -291,7 +294,7 @@ def test_unchanged_property_that_is_mapped_twice_is_reported() -> None:
     assert found == {"a": Unchanged(), "b": Unchanged()}
     assert isinstance(error, UnusableValue)
     assert (error.message, error.version, error.updated) == (
-        "properties that are mapped twice: a; rename or unmap them",
+        "properties are mapped twice; rename or unmap them: a",
         "",
         "",
     )

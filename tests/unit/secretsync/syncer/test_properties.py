@@ -198,7 +198,7 @@ async def test_property_that_becomes_unusable_keeps_its_last_value(harness: Sync
         metadata_response(before), metadata_response(after, "43"), wanted=make_expanding_sync(status), source=source
     )
     assert read_written_data(harness) == {"port": "2", "old": None}
-    assert "not valid text: host, new" in outcome.message
+    assert "has properties that are not valid Unicode text; correct them: host, new" in outcome.message
     assert [(item.target_key, item.version) for item in outcome.objects or []] == [
         ("user", "v1"),
         ("port", "v2"),
@@ -250,7 +250,7 @@ async def sync_shared_property(harness: SyncerHarness) -> tuple[SecretSync, Secr
     held = make_secret_meta(["host", "port"])
     outcome = await harness.sync(ABSENT, metadata_response(held), wanted=make_sync(keys), source=source)
     assert read_written_data(harness) == {"host": "first", "port": "1"}
-    assert "mapped twice: host" in outcome.message
+    assert "mapped twice; rename or unmap them: host" in outcome.message
     return make_sync(keys, status=make_status(outcome)), source
 
 
