@@ -124,9 +124,6 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             "monitoring.yaml",
             port=Settings().listen_port,
             rules=monitoring.ALERTING_RULES,
-            longest=monitoring.MAX_AGE,
-            of_secrets=monitoring.OF_SECRETS,
-            no_pods=monitoring.NO_PODS,
         ),
     )
     yield "chart/dashboard.json", monitoring.dashboard()

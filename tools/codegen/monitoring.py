@@ -1,39 +1,66 @@
 """Define alerting rules and panels: the source of the PrometheusRule, the README's table and the Grafana dashboard."""
 
 import json
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tools.cli.common import templating
 
-MAX_AGE = "10800"
-"""Seconds after which a Secret counts as not synced. The chart computes it as rotationPollIntervalInSeconds (by default
-one hour) and two more hours, so that a restart or a short outage of a vault raises no alert."""
-OF_SECRETS = "_timestamp_seconds)"
-"""The end of a metric of SecretSyncs in a rule. With a ServiceMonitor, the chart adds the namespaces of
-watchNamespaces, because another release has other intervals."""
-NO_PODS = "absent(akv_secret_store_leader)"
-"""No pod is scraped. With a ServiceMonitor, whose metrics have the label, the chart adds the release's namespace."""
+
+@dataclass(frozen=True)
+class ValueDependent:
+    """A part of a rule that depends on the chart's values: as Helm template, and its text with the default values."""
+
+    template: str
+    default: str
 
 
-class AlertingRule(NamedTuple):
+# A restart or a short outage of a vault raises no alert: these are two more hours than a poll needs.
+MAX_AGE = ValueDependent(
+    "{{ add (int64 .Values.rotationPollIntervalInSeconds) (int64 .Values.jitterSeconds) 7200 }}", "10800"
+)
+# With a ServiceMonitor: the namespaces of watchNamespaces, because another release has other intervals.
+SERVED = ValueDependent("{{ $served }}", "")
+# With a ServiceMonitor: the pods of this release, because those of another one can be there while these are missing.
+OWN_PODS = ValueDependent("{{ $ownPods }}", "")
+
+
+@dataclass(frozen=True)
+class AlertingRule:
     """An alerting rule of Prometheus.
 
-    `next_step` is for the person on call, and can contain `$labels`. `lasting` is the rule's `for`.
+    `parts` are the parts of its expression. `next_step` is for the person on call, and can contain `$labels`.
+    `lasting` is the rule's `for`.
     """
 
     name: str
     what: str
-    expression: str
+    parts: tuple[str | ValueDependent, ...]
     lasting: str
     severity: str
     next_step: str
+
+    @property
+    def template(self) -> str:
+        """Return the expression as Helm template."""
+        return "".join(part if isinstance(part, str) else part.template for part in self.parts)
+
+    @property
+    def expression(self) -> str:
+        """Return the expression in a release with the default values."""
+        return "".join(part if isinstance(part, str) else part.default for part in self.parts)
 
 
 ALERTING_RULES = (
     AlertingRule(
         "AkvSecretNotKept",
         "a Secret is not up to date with the vault",
-        f"time() - max by (namespace, name) (akv_secret_store_last_successful_sync_timestamp_seconds) > {MAX_AGE}",
+        (
+            "time() - max by (namespace, name) (akv_secret_store_last_successful_sync_timestamp_seconds",
+            SERVED,
+            ") > ",
+            MAX_AGE,
+        ),
         "15m",
         "warning",
         "kubectl describe secretsync {{ $labels.name }} --namespace {{ $labels.namespace }} shows the cause and the"
@@ -42,7 +69,11 @@ ALERTING_RULES = (
     AlertingRule(
         "AkvSecretExpires",
         "a synced object expires within two weeks",
-        "max by (namespace, name, key) (akv_secret_store_expiry_timestamp_seconds) - time() < 14 * 86400",
+        (
+            "max by (namespace, name, key) (akv_secret_store_expiry_timestamp_seconds",
+            SERVED,
+            ") - time() < 14 * 86400",
+        ),
         "1h",
         "warning",
         "Renew the object of key {{ $labels.key }} of Secret {{ $labels.name }} in namespace {{ $labels.namespace }} in"
@@ -51,7 +82,7 @@ ALERTING_RULES = (
     AlertingRule(
         "AkvVaultRefuses",
         "a vault refuses or throttles calls",
-        'sum by (vault, outcome) (increase(akv_secret_store_vault_calls_total{outcome!="ok"}[1h])) > 10',
+        ('sum by (vault, outcome) (increase(akv_secret_store_vault_calls_total{outcome!="ok"}[1h])) > 10',),
         "15m",
         "warning",
         "Key Vault {{ $labels.vault }} answers {{ $labels.outcome }}: kubectl get secretsync -A shows the causes.",
@@ -59,7 +90,7 @@ ALERTING_RULES = (
     AlertingRule(
         "AkvSecretStoreNoLeader",
         "no replica of the controller leads",
-        f"max by (namespace, job) (akv_secret_store_leader) < 1 or {NO_PODS}",
+        ("max by (namespace, job) (akv_secret_store_leader) < 1 or absent(akv_secret_store_leader", OWN_PODS, ")"),
         "5m",
         "critical",
         "No pod of the controller syncs Secrets: check the controller's Deployment and log.",

@@ -60,7 +60,7 @@ def test_panels_of_the_dashboard_do_not_overlap() -> None:
 
 
 def test_only_the_first_alarm_follows_the_values() -> None:
-    assert [monitoring.MAX_AGE in rule.expression for rule in monitoring.ALERTING_RULES] == [
+    assert [monitoring.MAX_AGE in rule.parts for rule in monitoring.ALERTING_RULES] == [
         True,
         False,
         False,
