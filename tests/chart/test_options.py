@@ -410,3 +410,30 @@ def test_alert_threshold_depends_on_poll_interval_and_jitter() -> None:
     assert read_first_expression("--set-string", "rotationPollIntervalInSeconds=86400,jitterSeconds=600").endswith(
         " > 94200"
     )
+
+
+OWN_NAMESPACE, OWN_JOB = f'namespace="{helm.RELEASE}"', f'job="{FULL_NAME}-metrics"'
+
+
+@pytest.mark.parametrize(
+    ("relabelings", "selector"),
+    [
+        ([], f"{{{OWN_JOB},{OWN_NAMESPACE}}}"),
+        ([{"targetLabel": "cluster", "replacement": "site-1"}], f"{{{OWN_JOB},{OWN_NAMESPACE}}}"),
+        ([{"action": "keep", "sourceLabels": ["job"], "regex": "x"}], f"{{{OWN_JOB},{OWN_NAMESPACE}}}"),
+        ([{"targetLabel": "job", "replacement": "secrets"}], f"{{{OWN_NAMESPACE}}}"),
+        ([{"action": "LabelDrop", "regex": "pod|namespace"}], f"{{{OWN_JOB}}}"),
+        ([{"action": "labelkeep", "regex": "job|__name__"}], f"{{{OWN_JOB}}}"),
+        ([{"action": "labeldrop", "regex": "j.*"}, {"targetLabel": "namespace"}], ""),
+    ],
+)
+@pytest.mark.parametrize("place", ["relabelings", "metricRelabelings"])
+def test_alert_about_missing_pods_selects_those_of_the_release(
+    place: str, relabelings: list[dict[str, Any]], selector: str
+) -> None:
+    """The pods of another release in the namespace have another job. A label that the user changes selects nothing."""
+    on = {"enabled": True, "renderMode": "alwaysRender"}
+    found = get_object(
+        render(given={"prometheusRule": on, "serviceMonitor": {**on, place: relabelings}}), "PrometheusRule"
+    )
+    assert found["spec"]["groups"][0]["rules"][-1]["expr"].endswith(f" or absent(akv_secret_store_leader{selector})")

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.rendering import get_object
+from tests.chart.rendering import FULL_NAME, get_object
 from tests.chart.rendering import render as render_chart
 from tests.support.cluster.harness import eventually, read_metrics
 from tests.support.cluster.namespace import Namespace
+from tools.cli.common import helm
 from tools.cli.render import render
 from tools.codegen import monitoring
 from tools.local_cluster.ports import PortClaim
@@ -145,7 +146,8 @@ def test_alert_fires_under_its_condition(
 
 
 LAST_SYNC = "akv_secret_store_last_successful_sync_timestamp_seconds"
-LEADER_HERE = 'akv_secret_store_leader{namespace="azure-secret-store"}'
+LEADER_HERE = f'akv_secret_store_leader{{namespace="{helm.RELEASE}", job="{FULL_NAME}-metrics"}}'
+LEADER_BESIDE = f'akv_secret_store_leader{{namespace="{helm.RELEASE}", job="other-metrics"}}'
 LEADER_ELSEWHERE = 'akv_secret_store_leader{namespace="other-release"}'
 
 
@@ -163,8 +165,15 @@ LEADER_ELSEWHERE = 'akv_secret_store_leader{namespace="other-release"}'
             "AkvSecretStoreNoLeader",
         ),
         ({LEADER_ELSEWHERE: "1x300"}, "AkvSecretStoreNoLeader"),
+        ({LEADER_BESIDE: "1x300"}, "AkvSecretStoreNoLeader"),
     ],
-    ids=["old sync of another release", "old sync", "no leader of this release", "no replica of this release"],
+    ids=[
+        "old sync of another release",
+        "old sync",
+        "no leader of this release",
+        "no replica of this release",
+        "no replica of this release, and another release in its namespace",
+    ],
 )
 def test_alerts_of_a_release_are_about_its_own_series(
     programs: Path, tmp_path: Path, series: dict[str, str], alert: str | None
