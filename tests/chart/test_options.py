@@ -302,7 +302,14 @@ def test_network_policy_opens_the_ports_of_proxy_and_clouds() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://user:p%w@proxy:3128", "http://user:p@ss:w@proxy:3128/", "http://[fd00::1]:3128", "http://1.2.3.4:3128/x"],
+    [
+        "http://user:p%w@proxy:3128",
+        "http://user:p@ss:w@proxy:3128/",
+        "http://[fd00::1]:3128",
+        "http://1.2.3.4:3128/x",
+        "HTTP://proxy:3128",
+        "Https://PROXY:3128",
+    ],
 )
 @pytest.mark.parametrize("arc", [False, True])
 def test_network_policy_opens_the_port_of_any_proxy(url: str, *, arc: bool) -> None:
@@ -310,6 +317,15 @@ def test_network_policy_opens_the_port_of_any_proxy(url: str, *, arc: bool) -> N
     given = {"networkPolicy.enabled": True, "Azure.proxySettings.isProxyEnabled": True, path: url}
     spec = get_object(render(given=nested(given)), "NetworkPolicy", FULL_NAME)["spec"]
     assert {"ports": [{"port": 3128, "protocol": "TCP"}]} in spec["egress"]
+
+
+@pytest.mark.parametrize(("url", "port"), [("HTTP://proxy", 80), ("HTTPS://proxy", None)])
+def test_network_policy_opens_the_usual_port_of_a_scheme_in_any_case(url: str, port: int | None) -> None:
+    spec = get_object(
+        render(given={"networkPolicy": {"enabled": True}, "proxy": {"https": url}}), "NetworkPolicy", FULL_NAME
+    )["spec"]
+    opened = [each["port"] for rule in spec["egress"] for each in rule["ports"]]
+    assert (80 in opened) == (port == 80)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

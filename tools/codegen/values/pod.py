@@ -21,7 +21,8 @@ from tools.codegen.values.base import (
 
 # The user and group of the image, as in the Containerfile.
 IMAGE_USER = 65532
-PROXY_URL = rf"^(https?://([^\s/?#]*@)?{HOST_AND_PORT}(/[^\s?#]*)?)?$"
+# The scheme of a URL has no case. A JSON Schema has no flag for that.
+PROXY_URL = rf"^([Hh][Tt][Tt][Pp][Ss]?://([^\s/?#]*@)?{HOST_AND_PORT}(/[^\s?#]*)?)?$"
 
 
 class GlobalValues(OpenValues):
