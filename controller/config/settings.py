@@ -24,7 +24,8 @@ DEFAULT_CLOUD = "AzurePublicCloud"
 # The only cloud that TEST_CLOUDS_FILE can add: the emulator of `helm test`.
 TEST_CLOUD = "helm-test"
 NAMESPACE, MAX_NAMESPACE = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", 63
-_PORT = r"(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_PORT = f"(:{PORT})?"
 HOST_AND_PORT = rf"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+){_PORT}"
 HTTPS_URL = rf"^https://{HOST_AND_PORT}(/[^\s?#]*)?$"
 _VAULT_IN_HOST = rf"[^\s/?#@:\[\]]*\{{vault\}}[^\s/?#@:\[\]]*{_PORT}(/[^\s?#@]*)?"

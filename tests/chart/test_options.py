@@ -134,7 +134,7 @@ def test_security_contexts_accept_strings(kind: str) -> None:
 
 def test_extra_values_are_added_to_the_pod() -> None:
     given = {
-        "extraArgs": "--listen-address=::, --listen-port=8081",
+        "extraArgs": "--listen-address=::",
         "extraEnv": [{"name": "TZ", "value": "UTC"}],
         "extraVolumes": [{"name": "x", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
@@ -144,7 +144,7 @@ def test_extra_values_are_added_to_the_pod() -> None:
     }
     manifests = render(given=given)
     main = get_container(manifests)
-    assert main["args"] == ["--listen-address=::", "--listen-port=8081"]
+    assert main["args"] == ["--listen-address=::"]
     assert main["env"][-1] == {"name": "TZ", "value": "UTC"}
     assert [mount["name"] for mount in main["volumeMounts"]] == ["files", "test-clouds", "x"]
     assert [volume["name"] for volume in get_pod_spec(manifests)["volumes"]] == ["files", "test-clouds", "x"]
@@ -198,11 +198,75 @@ def test_deployment_has_its_annotations_and_that_of_arc() -> None:
     assert "annotations" not in get_object(render(), "Deployment")["metadata"]
 
 
-def test_setting_that_a_value_already_sets_is_refused() -> None:
-    with pytest.raises(helm.BadValues, match=r"extraEnv\.1\.name: LOG_LEVEL is set by a value of the chart"):
-        render(given={"extraEnv": [{"name": "A"}, {"name": "LOG_LEVEL", "value": "debug"}]})
-    with pytest.raises(helm.BadValues, match=r"extraArgs\.0: --log-level=debug is set by a value of the chart"):
-        render(given={"extraArgs": ["--log-level=debug"]})
+CONTROLLER_VARIABLES = [each["name"] for each in get_container(render())["env"]]
+
+
+@pytest.mark.parametrize("name", CONTROLLER_VARIABLES)
+def test_variable_that_the_chart_sets_is_refused(name: str) -> None:
+    with pytest.raises(helm.BadValues, match=rf"^extraEnv\.1\.name: {name} is set by a value of the chart"):
+        render(given={"extraEnv": [{"name": "A"}, {"name": name, "value": "x"}]})
+
+
+@pytest.mark.parametrize("argument", ["--log-level", "--listen-port", "--health-port"])
+def test_argument_that_a_value_sets_is_refused(argument: str) -> None:
+    for given in ([f"{argument}=9090"], ["--listen-address", "::", argument, "9090"]):
+        with pytest.raises(helm.BadValues, match=rf"^extraArgs\.[02]: {argument}.* is set by a value of the chart"):
+            render(given={"extraArgs": given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"extraArgs": ["--verbose"]}, "extraArgs.0: the controller has no argument --verbose"),
+        ({"extraArgs": ["--listen-addresses=::"]}, "extraArgs.0: the controller has no argument --listen-addresses=::"),
+        ({"extraArgs": ["upgrade-crds", "/x"]}, "extraArgs.0: the controller has no argument upgrade-crds"),
+        ({"extraArgs": ["--listen-address"]}, "extraArgs: --listen-address has no value"),
+        ({"extraArgs": ["--listen-address=127.0.0.1"]}, "extraArgs.0: 127.0.0.1 does not accept the kubelet's probes"),
+        ({"extraArgs": "--listen-address, ::1"}, "extraArgs.1: ::1 does not accept the kubelet's probes"),
+        (
+            {"extraEnv": [{"name": "LISTEN_ADDRESS", "value": "localhost"}]},
+            "extraEnv.0.value: localhost does not accept the kubelet's probes",
+        ),
+        ({"extraEnv": [{"name": "A"}, {"name": "A"}]}, "extraEnv.1.name: another variable is named A"),
+        (
+            {"proxy": {"https": "http://a"}, "extraEnv": [{"name": "https_proxy", "value": "http://b"}]},
+            "extraEnv.0.name: https_proxy is set by proxy or Azure.proxySettings",
+        ),
+        ({"healthPort": 8080}, "healthPort: 8080 is metrics.port, too"),
+        (
+            {
+                "clouds": {"S": {"authority": "https://a", "vaultUrl": "https://{vault}.b"}},
+                "extraVolumes": [{"name": "x", "emptyDir": {}}],
+                "extraVolumeMounts": [{"name": "x", "mountPath": "/etc/akv-secret-store/"}],
+            },
+            "extraVolumeMounts.0.mountPath: another volume is mounted at /etc/akv-secret-store/",
+        ),
+    ],
+)
+def test_addition_that_contradicts_the_chart_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(helm.BadValues) as refused:
+        render(given=given)
+    assert str(refused.value).startswith(message)
+
+
+def test_proxy_can_be_set_by_variables_alone() -> None:
+    added = [{"name": "HTTPS_PROXY", "value": "http://a"}, {"name": "no_proxy", "value": "b"}]
+    assert get_container(render(given={"extraEnv": added}))["env"][-2:] == added
+
+
+def test_ports_are_those_that_the_controller_listens_on() -> None:
+    on = {"enabled": True, "renderMode": "alwaysRender"}
+    given = {"metrics": {"port": "9090"}, "healthPort": 9091, "serviceMonitor": on, "hostNetwork": "true"}
+    manifests = render(given=given)
+    settings = Settings.from_environment(build_environment(manifests))
+    assert (settings.listen_port, settings.health_port) == (9090, 9091)
+    ports = {each["name"]: each["containerPort"] for each in get_container(manifests)["ports"]}
+    assert ports == {"http": 9090, "health": 9091}
+    [port] = get_object(manifests, "Service")["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (9090, "http")
+    for wrong in (0, 65536, "65536", "a"):
+        with pytest.raises(helm.BadValues, match=r"^healthPort: "):
+            render(given={"healthPort": wrong})
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ CLOUDS_FILE, CA_FILE = "clouds.json", "ca.pem"
 LOGS_FOLDER = "/etc/akv-secret-store-logs"
 METRICS_TLS_FOLDER = "/etc/akv-secret-store-metrics"
 TEST_CLOUDS_FOLDER = "/etc/akv-secret-store-test"
+MOUNTED = (FOLDER, LOGS_FOLDER, METRICS_TLS_FOLDER, TEST_CLOUDS_FOLDER)
 # A Secret type that the policies never allow: its refusal proves that the policies are in force.
 PROBE_SECRET_TYPE = "akv-secret-store/probe"  # noqa: S105 -- a type's name
+# Settings of glibc's allocator. The Deployment explains them.
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 # Twice the seconds that the controller needs at most to finish its work after SIGTERM.
 GRACE_SECONDS = 20
 
@@ -62,6 +65,8 @@ SOURCES: dict[str, EnvironmentVariable] = {
     "lease_renew_interval": EnvironmentVariable('include "akv-secret-store.leaseRenewInterval" .'),
     "pod_namespace": EnvironmentVariable(pod_field="metadata.namespace"),
     "pod_name": EnvironmentVariable(pod_field="metadata.name"),
+    "listen_port": EnvironmentVariable("int64 .Values.metrics.port"),
+    "health_port": EnvironmentVariable("int64 .Values.healthPort"),
     "metrics_tls_folder": EnvironmentVariable(f'"{METRICS_TLS_FOLDER}"', when=".Values.metrics.tls.secretName"),
     "metrics_authentication": EnvironmentVariable(
         'include "akv-secret-store.true" .Values.metrics.authentication.enabled | default "false"'
@@ -70,8 +75,8 @@ SOURCES: dict[str, EnvironmentVariable] = {
     "otlp_folder": EnvironmentVariable(f'"{LOGS_FOLDER}"', when='include "akv-secret-store.logs" .'),
     "log_level": EnvironmentVariable(".Values.logLevel"),
 }
-# The Deployment uses the defaults of these fields: it has the same ports.
-_NOT_SET = frozenset({"listen_address", "listen_port", "health_port"})
+# The values have no name for this field: `extraArgs` can set it.
+_NOT_SET = frozenset({"listen_address"})
 
 
 class SourceError(Exception):

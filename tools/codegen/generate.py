@@ -18,7 +18,7 @@ from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.config.clouds import CLOUD_ALIASES
-from controller.config.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Settings
+from controller.config.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD
 from tools.cli.common import changelog, command, printable, project, sse_guide, templating
 from tools.codegen import crds, deployment, docs, monitoring, openapi, policies, rbac, reference, values
 
@@ -63,8 +63,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
         templating.render_template(
             "deployment.yaml",
             environment=deployment.environment(),
-            port=Settings().listen_port,
-            health_port=Settings().health_port,
+            malloc=deployment.MALLOC,
             grace_seconds=deployment.GRACE_SECONDS,
             folder=deployment.FOLDER,
             metrics_tls_folder=deployment.METRICS_TLS_FOLDER,
@@ -115,14 +114,14 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             since=policies.SINCE,
             never_types=policies.NEVER_ALLOWED,
             proxy_url=values.PROXY_URL,
-            variables=[variable.name for variable in deployment.environment()],
+            variables=[*deployment.MALLOC, *(variable.name for variable in deployment.environment())],
+            folders=deployment.MOUNTED,
         ),
     )
     yield (
         "chart/templates/monitoring.yaml",
         templating.render_template(
             "monitoring.yaml",
-            port=Settings().listen_port,
             rules=monitoring.ALERTING_RULES,
         ),
     )

@@ -22,6 +22,7 @@ SERVICE_ACCOUNTS = {
     "pattern": f"^({_ACCOUNT}( *, *{_ACCOUNT})*)?$",
 }
 NumberOrShare = Annotated[int | str, Meta(extra_json_schema={"pattern": "^((0|[1-9][0-9]{0,8})|(100|[1-9]?[0-9])%)?$"})]
+Port = Annotated[int, Meta(ge=1, le=65535)]
 # Labels and annotations with the API server's rules.
 Labels = Annotated[dict[str, str], Meta(extra_json_schema=kubernetes.LABELS)]
 Annotations = Annotated[dict[str, str], Meta(extra_json_schema=kubernetes.ANNOTATIONS)]

@@ -15,6 +15,7 @@ from tools.codegen.values.base import (
     Annotations,
     Free,
     Labels,
+    Port,
     PullSecrets,
     Resources,
     Tolerations,
@@ -274,6 +275,9 @@ class ChartValues(ValuesGroup):
     liveness_probe: LivenessProbe = msgspec.field(default_factory=LivenessProbe)
     readiness_probe: ReadinessProbe = msgspec.field(default_factory=ReadinessProbe)
     startup_probe: StartupProbe = msgspec.field(default_factory=StartupProbe)
+    health_port: Annotated[
+        Port, Meta(description="Port of the probes. With hostNetwork, no other process of the node can have it.")
+    ] = _DEFAULTS.health_port
     node_selector: Annotated[Labels, Meta(description="Labels of the nodes that the pods may run on.")] = msgspec.field(
         default_factory=lambda: {"kubernetes.io/os": "linux"}
     )
@@ -324,14 +328,16 @@ class ChartValues(ValuesGroup):
     extra_args: Annotated[
         list[str],
         Meta(
-            description="More arguments of the controller, except those that a value of the chart sets.",
+            description="More arguments of the controller: the address at which it serves probes and metrics. Values"
+            " of the chart set all others.",
             examples=[["--listen-address=::"]],
         ),
     ] = msgspec.field(default_factory=list)
     extra_env: Annotated[
         list[Free],
         Meta(
-            description="More environment variables of the controller, except its settings.",
+            description="More environment variables of the controller, except its settings and those that the chart"
+            " sets.",
             extra_json_schema=kubernetes.ENVIRONMENT,
             examples=[[{"name": "TZ", "value": "Europe/Zurich"}]],
         ),

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from controller.config.settings import Settings
 from tools.codegen.values import kubernetes
-from tools.codegen.values.base import NAMESPACE, Annotations, Free, Labels, ValuesGroup
+from tools.codegen.values.base import NAMESPACE, Annotations, Free, Labels, Port, ValuesGroup
 
 RenderMode = Literal["failIfMissing", "skipIfMissing", "alwaysRender"]
 
@@ -51,6 +52,9 @@ class MetricsAuthentication(ValuesGroup):
 class MetricsPort(ValuesGroup):
     """The port of metrics."""
 
+    port: Annotated[
+        Port, Meta(description="Port of the metrics. With hostNetwork, no other process of the node can have it.")
+    ] = Settings().listen_port
     tls: MetricsTls = msgspec.field(default_factory=MetricsTls)
     authentication: MetricsAuthentication = msgspec.field(default_factory=MetricsAuthentication)
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from controller.config.settings import BUILT_IN_CLOUDS, Cloud
+from controller.config.settings import BUILT_IN_CLOUDS, PORT, Cloud
 from tools.codegen.values.base import OpenValues, ValuesGroup
 from tools.codegen.values.chart import ChartValues
 
@@ -69,6 +69,8 @@ def _build_schema(node: inspect.Type) -> Schema:
         case inspect.BoolType():
             # The spellings that Go reads as a boolean word. Azure's tools write the first two or the second two.
             return {"enum": [True, False, "true", "false", "True", "False", "TRUE", "FALSE"]}
+        case inspect.IntType(ge=1, le=65535):
+            return {"type": ["integer", "string"], "minimum": 1, "maximum": 65535, "pattern": f"^{PORT}$"}
         case inspect.IntType(ge=int(least), le=None):
             # minimum applies to numbers, pattern to strings.
             pattern = {
