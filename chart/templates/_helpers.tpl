@@ -69,12 +69,17 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- merge (include "akv-secret-store.ownLabels" . | fromYaml) .Values.commonLabels .Values.global.labels | toYaml }}
 {{- end }}
 
-{{/* The annotations and labels of an object without others. More labels can follow in the next lines. */}}
+{{/* The annotations and labels of an object without others. */}}
 {{- define "akv-secret-store.annotationsAndLabels" -}}
-{{- with .Values.commonAnnotations }}annotations:
+{{- include "akv-secret-store.annotationsAndMore" (dict "root" . "labels" dict) }}
+{{- end }}
+
+{{/* The same with more `labels` of the chart, which take precedence over the user's, too. */}}
+{{- define "akv-secret-store.annotationsAndMore" -}}
+{{- with .root.Values.commonAnnotations }}annotations:
   {{- toYaml . | nindent 2 }}
 {{ end }}labels:
-  {{- include "akv-secret-store.labels" . | nindent 2 }}
+  {{- merge .labels (include "akv-secret-store.labels" .root | fromYaml) | toYaml | nindent 2 }}
 {{- end }}
 
 {{- define "akv-secret-store.podLabels" -}}

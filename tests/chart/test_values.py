@@ -12,7 +12,15 @@ import pytest
 import yaml
 from msgspec import inspect
 
-from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, build_environment, nested, render, render_text
+from tests.chart.rendering import (
+    NEWEST,
+    WITHOUT_POLICIES,
+    build_environment,
+    nested,
+    parse_objects,
+    render,
+    render_text,
+)
 from tools.cli.common import helm
 from tools.codegen import values
 
@@ -435,8 +443,76 @@ def test_common_annotations_and_labels_are_on_all_objects() -> None:
         "grafanaDashboard": {"enabled": True},
         "proxy": {"https": "http://proxy:1"},
         "caBundle": "-----BEGIN CERTIFICATE-----",
+        "tokenRequest": {"serviceAccounts": ["shop/akv-reader"]},
+        "metrics": {"tls": {"secretName": "x"}, "authentication": {"enabled": True}},
     }
     for manifest in render(given=given, tests=True):
         name = (manifest["kind"], manifest["metadata"]["name"])
         assert manifest["metadata"].get("annotations", {}).get("example.com/owner") == "x", name
         assert manifest["metadata"]["labels"]["team"] == "x", name
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A loader that refuses a mapping with a key that occurs twice, as Argo CD and kustomize do."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping, or fail the test."""
+        keys = [key.value for key, _ in node.value]
+        assert sorted(keys) == sorted(set(keys)), f"a key occurs twice in line {node.start_mark.line + 1}"
+        return super().construct_mapping(node, deep)
+
+
+EVERY_OBJECT = {
+    "networkPolicy": {"enabled": True},
+    "podDisruptionBudget": {"enabled": True},
+    "serviceMonitor": {"enabled": True, "renderMode": "alwaysRender"},
+    "prometheusRule": {"enabled": True, "renderMode": "alwaysRender"},
+    "grafanaDashboard": {"enabled": True},
+    "tokenRequest": {"serviceAccounts": ["shop/akv-reader"]},
+    "metrics": {"tls": {"secretName": "x"}, "authentication": {"enabled": True}},
+    "Azure": {"Cluster": {"Region": "westeurope"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups"),
+    [
+        (
+            "labels",
+            ("commonLabels", "podLabels", "deploymentLabels", "crds.job.labels", "test.labels", "global.labels"),
+        ),
+        ("annotations", ("commonAnnotations", "deploymentAnnotations", "crds.job.annotations", "test.annotations")),
+    ],
+)
+def test_key_of_the_chart_is_rendered_once_if_the_user_sets_it_too(kind: str, groups: tuple[str, ...]) -> None:
+    """The chart's own labels take precedence, because selectors need them."""
+    plain = render(given=EVERY_OBJECT, tests=True)
+    keys = {key for each in plain for key in each["metadata"].get(kind, {}) if not key.startswith("helm.sh/hook")}
+    for group in groups:
+        text = render_text(given=EVERY_OBJECT | nested({group: dict.fromkeys(keys, "x")}), tests=True)
+        found = parse_objects(text)
+        for _ in yaml.load_all(text, Loader=UniqueKeyLoader):
+            pass
+        if kind == "labels":
+            for before, after in zip(plain, found, strict=True):
+                own = before["metadata"]["labels"]
+                assert after["metadata"]["labels"].items() >= own.items(), (group, before["kind"])
+
+
+@pytest.mark.parametrize("key", ["helm.sh/hook", "helm.sh/hook-weight", "helm.sh/hook-delete-policy"])
+@pytest.mark.parametrize(
+    "group",
+    [
+        "commonAnnotations",
+        "crds.job.annotations",
+        "deploymentAnnotations",
+        "grafanaDashboard.annotations",
+        "serviceAccount.annotations",
+        "test.annotations",
+    ],
+)
+def test_annotation_that_makes_an_object_a_hook_is_refused(group: str, key: str) -> None:
+    """An object that is a hook is no part of the release: helm neither updates nor deletes it."""
+    with pytest.raises(helm.BadValues, match=rf"^{group}: {key} "):
+        render(given=nested({group: {key: "pre-install"}}))
+    assert render(given=nested({group: {"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-wave": "1"}}))
