@@ -110,3 +110,10 @@ def test_controller_reaches_the_port_of_the_proxy() -> None:
 @pytest.mark.parametrize("left_out", ["test.enabled", "crds.upgrade"])
 def test_disabled_pod_has_no_network_policy(left_out: str) -> None:
     assert len(render_policies(**{left_out: False})) == len(render_policies()) - 1
+
+
+def test_vault_of_helm_test_accepts_a_controller_in_the_network_of_its_node() -> None:
+    """A NetworkPolicy sees such a controller as its node, which no podSelector selects."""
+    given = render_policies(hostNetwork="true")
+    assert allows(given, OUTSIDE, TEST, VAULT_PORT)
+    assert not allows(given, OUTSIDE, TEST, 8080)
