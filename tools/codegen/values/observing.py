@@ -65,7 +65,12 @@ class ServiceMonitor(ValuesGroup):
     enabled: Annotated[bool, Meta(description="Create a ServiceMonitor and a Service for it.")] = False
     render_mode: Annotated[RenderMode, describe_render_mode("ServiceMonitor")] = "failIfMissing"
     namespace: Annotated[
-        str, Meta(pattern=NAMESPACE, description="Namespace of the ServiceMonitor; empty: the release's.")
+        str,
+        Meta(
+            pattern=NAMESPACE,
+            description="Namespace of the ServiceMonitor; empty: the release's. With metrics.tls.secretName it needs a"
+            " Secret of that name with ca.crt, because the operator reads it there.",
+        ),
     ] = ""
     additional_labels: Annotated[
         Labels, Meta(description="Labels of the ServiceMonitor, such as those that your Prometheus selects.")
