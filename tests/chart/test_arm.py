@@ -27,9 +27,17 @@ REQUIRED = {"clusterName": "edge", "extensionType": "example.secretstore"}
 
 def make_settings(**given: Any) -> dict[str, str]:
     """Return the settings that the extension manager receives."""
+    shown, protected = make_groups(**given)
+    assert not shown.keys() & protected.keys()
+    return shown | protected
+
+
+def make_groups(**given: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the settings that readers of the extension see, and those that Azure never shows."""
     deployment = Deployment(EXTENSION, REQUIRED | given)
     [resource] = map(deployment.evaluate_node, EXTENSION["resources"])
-    return dict(resource["properties"]["configurationSettings"])
+    properties = resource["properties"]
+    return dict(properties["configurationSettings"]), dict(properties["configurationProtectedSettings"])
 
 
 def read_secret_values(**given: Any) -> Any:
@@ -121,6 +129,16 @@ def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: value
     found = read_secret_values(**{arm.parameter_name(leaf.path): given})
     for one in SETTINGS:
         assert get_value(one.path, found) == (given if one == leaf else one.default)
+
+
+@pytest.mark.parametrize("name", ["proxyHttp", "proxyHttps"])
+def test_proxy_that_can_have_a_password_is_protected(name: str) -> None:
+    """Azure shows other settings of an extension, and other parameters of a deployment, to every reader."""
+    url = "http://user:password@proxy:3128"
+    shown, protected = make_groups(**{name: url}, proxyNoProxy=["a.example"])
+    assert (shown, list(protected.values())) == ({"proxy.noProxy": "a.example"}, [url])
+    for template in (EXTENSION, FLUX):
+        assert template["parameters"][name]["type"] == "securestring"
 
 
 def test_every_value_is_a_setting_of_the_extension() -> None:

@@ -24,6 +24,10 @@ _SET_BY_ARC = frozenset({"Azure", "global"})
 """Groups of values that the extension manager sets itself."""
 
 
+PROTECTED = frozenset({"proxy.http", "proxy.https"})
+"""Settings that can have a password. Azure shows other settings and parameters to every reader of the resource."""
+
+
 class NamesCollideError(Exception):
     """Two settings would have the same parameter."""
 
@@ -92,7 +96,8 @@ def setting_parameter(leaf: values.LeafValue) -> Json:
         )
         if theirs in known
     }
-    described: Json = {"type": _TYPES[type(leaf.type)], "defaultValue": leaf.default, **bounds}
+    kind = "securestring" if leaf.path in PROTECTED else _TYPES[type(leaf.type)]
+    described: Json = {"type": kind, "defaultValue": leaf.default, **bounds}
     if isinstance(leaf.type, inspect.LiteralType):
         described["allowedValues"] = list(leaf.type.values)
     return described | {"metadata": {"description": leaf.description}}

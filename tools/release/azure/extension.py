@@ -38,12 +38,11 @@ def extension_template(chart: values.ChartValues) -> str:
         "releaseTrain": arm.text_parameter("The release train, if no version is given.", "Stable"),
         "releaseNamespace": arm.text_parameter("The namespace to install into.", helm.RELEASE),
     }
-    plain = {leaf.path: text for leaf in leaves if (text := _as_text(leaf))}
-    parts = {arm.parameter_name(leaf.path): _as_parts(leaf) for leaf in leaves if leaf.path not in plain}
+    texts = {leaf.path: text for leaf in leaves if (text := _as_text(leaf))}
+    protected = {path: texts[path] for path in texts if path in arm.PROTECTED}
+    plain = {path: texts[path] for path in texts if path not in arm.PROTECTED}
+    parts = {arm.parameter_name(leaf.path): _as_parts(leaf) for leaf in leaves if leaf.path not in texts}
     merged = ", ".join(f"variables('{name}')" for name in ("plainSettings", *parts))
-    at_default = (
-        "contains(variables('defaults'), concat(lambdaVariables('one').key, '=', lambdaVariables('one').value))"
-    )
     follows = "[empty(parameters('extensionVersion'))]"
     properties: arm.Json = {
         "extensionType": "[parameters('extensionType')]",
@@ -51,8 +50,8 @@ def extension_template(chart: values.ChartValues) -> str:
         "releaseTrain": f"[if({follows[1:-1]}, parameters('releaseTrain'), null())]",
         "version": f"[if({follows[1:-1]}, null(), parameters('extensionVersion'))]",
         "scope": {"cluster": {"releaseNamespace": "[parameters('releaseNamespace')]"}},
-        "configurationSettings": f"[toObject(filter(items(variables('settings')), lambda('one', not({at_default}))),"
-        " lambda('one', lambdaVariables('one').key), lambda('one', lambdaVariables('one').value))]",
+        "configurationSettings": _changed_ones("settings"),
+        "configurationProtectedSettings": _changed_ones("protectedSettings"),
     }
     resource = {
         "type": "Microsoft.KubernetesConfiguration/extensions",
@@ -67,9 +66,21 @@ def extension_template(chart: values.ChartValues) -> str:
         variables={
             "defaults": [f"{key}={value}" for leaf in leaves for key, value in as_settings(leaf, leaf.default)],
             "plainSettings": plain,
+            "protectedSettings": protected,
             **parts,
             "settings": f"[union({merged})]",
         },
+    )
+
+
+def _changed_ones(variable: str) -> str:
+    """Return the expression for the settings of that variable that differ from the defaults."""
+    at_default = (
+        "contains(variables('defaults'), concat(lambdaVariables('one').key, '=', lambdaVariables('one').value))"
+    )
+    return (
+        f"[toObject(filter(items(variables('{variable}')), lambda('one', not({at_default}))),"
+        " lambda('one', lambdaVariables('one').key), lambda('one', lambdaVariables('one').value))]"
     )
 
 
