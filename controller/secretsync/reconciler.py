@@ -15,7 +15,7 @@ from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
 from controller.config.settings import Settings
-from controller.domain.generated import changed_keys
+from controller.domain.generated import akvsync_owner, changed_keys
 from controller.domain.provider_class import ObjectVersionRef
 from controller.domain.snapshot import PollResult
 from controller.domain.status import (
@@ -51,6 +51,8 @@ from controller.secretsync.work_state import CheckDrift, MakeAttempt, Sleep, Wor
 WORKERS = 2 * int(budgets.WORKERS.limit)
 # Seconds until a report is retried after a conflict.
 CONFLICT_DELAY = 0.1
+# Seconds that an AKVSync's SecretSyncs wait for their own edit after one of their class.
+CHILD_PATIENCE = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -129,17 +131,21 @@ class Reconciler:
 
     def _handle_class_edit(self, affected: AffectedKeys) -> None:
         for user, keys in affected.items():
-            if (keys is None or keys) and self.syncs.get(user):
-                self._handle_edit(user, keys)
+            if (keys is None or keys) and (sync := self.syncs.get(user)):
+                self._handle_edit(user, keys, _patience_after_class_edit(sync))
 
     def _get_entry(self, key: Key) -> _SyncEntry:
         if key not in self.entries:
             self.entries[key] = _SyncEntry(WorkState(), LastWrite())
         return self.entries[key]
 
-    def _handle_edit(self, key: Key, keys: frozenset[str] | None) -> None:
-        """Handle an edit of these target keys, or of all if None. An attempt that waits after a failure runs now."""
-        self.queue.add(key, self._get_entry(key).state.on_edit(self._clock.monotonic(), keys))
+    def _handle_edit(self, key: Key, keys: frozenset[str] | None, patience: float = 0.0) -> None:
+        """Handle an edit of these target keys, or of all if None. An attempt that waits after a failure runs now.
+
+        Another edit within the `patience` (seconds) can complete this one, and ends the wait.
+        """
+        wait = self._get_entry(key).state.on_edit(self._clock.monotonic(), keys)
+        self.queue.add(key, max(wait, patience))
 
     def handle_poll(self, key: Key, wanted: Mapping[str, ObjectVersionRef], result: PollResult) -> bool:
         """Handle the result of a poll for the objects that a SecretSync reads.
@@ -368,6 +374,15 @@ class Reconciler:
 def _status_of(sync: SecretSync | Unreadable) -> SecretSyncStatus:
     """Return the status. That of an unreadable object is unknown: it can have been synced before."""
     return sync.status if isinstance(sync, SecretSync) else SecretSyncStatus(sync_hash="unknown")
+
+
+def _patience_after_class_edit(sync: SecretSync | Unreadable) -> float:
+    """Return how long a SecretSync waits for its own edit after one of its class, in seconds.
+
+    The controller writes the class of an AKVSync first, so its existing SecretSyncs may not match the class yet.
+    """
+    was_attempted = isinstance(sync, SecretSync) and bool(sync.status.conditions)
+    return CHILD_PATIENCE if was_attempted and akvsync_owner(sync.metadata) else 0.0
 
 
 def class_key(sync: SecretSync) -> Key:

@@ -11,7 +11,7 @@ from controller.akvsync.expand import expand_akvsync
 from controller.api.conditions import ConditionType, Reason
 from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, SecretObjectData, SecretSync
 from controller.config.settings import Settings
 from controller.domain.status import Failed, Requeue, Synced, find_condition
 from controller.errors import ControllerError, InputError, ObjectError
@@ -308,8 +308,41 @@ def test_edit_of_an_item_fetches_its_keys(harness: ReconcilerHarness) -> None:
     source, _ = generate_objects("a", 2)
     source.spec.parameters["objects"] += "    objectVersion: v1\n"
     harness.reconciler.classes.set(source)
-    harness.advance(1)
+    harness.advance(2)
     assert [task.keys for task in harness.tasks] == [None, frozenset({"a", "a/*"})]
+
+
+def test_new_generated_secretsync_is_synced_when_its_class_appears(harness: ReconcilerHarness) -> None:
+    source, sync = generate_objects("a")
+    harness.add(sync)
+    harness.advance(1)
+    assert not harness.tasks
+    harness.reconciler.classes.set(source)
+    harness.advance(0.1)
+    assert len(harness.tasks) == 1
+
+
+def test_edit_of_a_generated_class_waits_for_that_of_its_secretsync(harness: ReconcilerHarness) -> None:
+    """With `versionHistory`, no sourcePath is valid both before and after the edit of the class."""
+    sync_generated_objects(harness)
+    before, sync = generate_objects("a", 2)
+    item = before.spec.parameters["objects"] + "    objectVersionHistory: 2\n"
+    source = msgspec.structs.replace(
+        before, spec=msgspec.structs.replace(before.spec, parameters={**before.spec.parameters, "objects": item})
+    )
+    harness.reconciler.classes.set(source)
+    harness.advance(1.5)
+    assert len(harness.tasks) == 1
+    found = harness.reconciler.syncs.get(Key("team", "m"))
+    assert isinstance(found, SecretSync)
+    began = harness.loop.time()
+    secret = msgspec.structs.replace(
+        sync.spec.secret_object, data=[SecretObjectData(source_path="a/0", target_key="a")]
+    )
+    spec = msgspec.structs.replace(sync.spec, secret_object=secret)
+    harness.add(msgspec.structs.replace(sync, spec=spec, status=found.status))
+    harness.advance(100)
+    assert harness.sync_times[1:] == [began]
 
 
 def test_edit_of_another_item_does_not_repeat_a_failed_attempt(harness: ReconcilerHarness) -> None:
