@@ -37,7 +37,21 @@ def test_existing_files_and_folders_stay(tmp_path: Path, monkeypatch: pytest.Mon
     fill_disk(monkeypatch, "REPORT.md")
     with pytest.raises(OSError, match="No space"):
         output_files.write(tmp_path, FILES)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.yaml", "mine"]
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"a.yaml": "old", "mine": "x"}
+
+
+def test_ctrl_c_leaves_no_part_of_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def write_text(self: Path, text: str) -> int:
+        if self.name == "REPORT.md":
+            raise KeyboardInterrupt
+        return write(self, text)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(KeyboardInterrupt):
+        output_files.write(tmp_path / "out", FILES)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_files_are_written(tmp_path: Path) -> None:
