@@ -44,7 +44,7 @@ def test_tool_ends_with_an_exit_code_and_at_most_one_line(body: str, code: int, 
 
 
 def run_script(folder: Path, body: str, *arguments: str) -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr of tools/run with a module of that body. It runs this Python."""
+    """Return exit code, stdout and stderr of tools/run with a module `slow` of that body. It runs this Python."""
     (folder / "slow.py").write_text(body)
     (folder / "tools").mkdir()
     shutil.copy(ROOT / "tools" / "run", folder / "tools" / "run")
@@ -53,18 +53,39 @@ def run_script(folder: Path, body: str, *arguments: str) -> tuple[int, str, str]
     python.symlink_to(sys.executable)
     (folder / "Makefile").write_text(".venv/ready:\n\t@touch .venv/ready\n")
     (folder / "tools" / "cli").symlink_to(ROOT / "tools" / "cli")
-    command = [str(folder / "tools" / "run"), "slow", *arguments]
+    command = [str(folder / "tools" / "run"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
 def test_ctrl_c_during_the_imports_ends_in_one_line(tmp_path: Path) -> None:
-    assert run_script(tmp_path, "raise KeyboardInterrupt") == (130, "", "\nstopped\n")
+    assert run_script(tmp_path, "raise KeyboardInterrupt", "slow") == (130, "", "\nstopped\n")
 
 
 def test_launched_module_has_its_name_and_arguments(tmp_path: Path) -> None:
     body = "import sys; print(__name__, sys.argv[1:]); sys.exit(3)"
-    assert run_script(tmp_path, body, "--flag", "slow") == (3, "__main__ ['--flag', 'slow']\n", "")
+    assert run_script(tmp_path, body, "slow", "--flag", "slow") == (3, "__main__ ['--flag', 'slow']\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ((), "no module is given"),
+        *(
+            ((name,), f"there is no module {name!r}")
+            for name in ("nonsense", "tools.nope.x", "slow.x", "tools.cli", ".slow", "", "--help", "tools/cli/x.py")
+        ),
+    ],
+)
+def test_missing_module_is_reported_in_one_line(arguments: tuple[str, ...], cause: str, tmp_path: Path) -> None:
+    fix = "name one of this repository, such as tools.cli.render.render"
+    assert run_script(tmp_path, "pass", *arguments) == (2, "", f"tools/run: {cause}; {fix}\n")
+
+
+def test_import_error_within_a_module_is_not_hidden(tmp_path: Path) -> None:
+    code, _, stderr = run_script(tmp_path, "import missing_module", "slow")
+    assert code == 1
+    assert "No module named 'missing_module'" in stderr
 
 
 @pytest.mark.parametrize("text", ["'few'", "'much ' * 100_000"])
