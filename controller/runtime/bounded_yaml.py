@@ -4,6 +4,7 @@ Every parser recurses, and each alias of an alias can double the size of the res
 first, without recursion and expansion. Python refuses numbers of more than 4,300 digits.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ def read_text(path: Path) -> str:
     Raise `OSError`, `UnicodeDecodeError` or `OutOfBounds`. A FIFO without a writer counts as empty.
     """
     if str(path) == "-":
+        if sys.stdin is None:  # a script can close it: <&-
+            raise OSError(errno.EBADF, "the standard input is closed")
         content = sys.stdin.buffer.read(MAX_BYTES + 1)
     else:
         with open(path, "rb", opener=_without_waiting) as file:

@@ -87,7 +87,7 @@ def _ask_consent(cluster: ExistingCluster, *, yes: bool) -> None:
     if yes:
         return
     what = f"the namespaces {story.NAMESPACE} and {helm.RELEASE}, CRDs, Roles and admission policies"
-    if not sys.stdin.isatty():
+    if not (sys.stdin and sys.stdin.isatty()):
         raise BadInput(f"the demo writes to the cluster at {cluster.url} ({what}): add --yes")
     print(f"The demo writes to the cluster at {cluster.url}: {what}. It removes them at the end.")
     if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):

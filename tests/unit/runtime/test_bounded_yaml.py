@@ -188,6 +188,21 @@ def test_stdin_has_the_same_bounds_as_a_file() -> None:
     assert b"cannot be read: line" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tools.cli.migrate.migrate", "csi", "-"),
+        ("tools.cli.render.render", "--values", "-"),
+    ],
+)
+def test_closed_stdin_is_reported_in_one_line(arguments: tuple[str, ...]) -> None:
+    program = [sys.executable, "-P", "-m", *arguments]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(": -: cannot be read: the standard input is closed\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_loader_creates_only_plain_objects() -> None:
     with pytest.raises(yaml.YAMLError):
         bounded_yaml.load_all("!!python/object/apply:os.getcwd []")
