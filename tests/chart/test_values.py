@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,6 +56,76 @@ def test_wrong_value_is_refused_with_its_path(args: list[str], path: str) -> Non
     with pytest.raises(helm.BadValues) as refused:
         render(*args)
     assert any(problem.startswith(f"{path}: ") for problem in refused.value.problems), refused.value.problems
+
+
+IMAGES = ("image", "test.image")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *((f"{image}.registry", text) for image in IMAGES for text in ("a\nb", "a b", "https://a", "a/B", "/", "a//b")),
+        *((f"{image}.repository", text) for image in IMAGES for text in ("a\nb", "A", "a:1", "a@sha256:0", "/a", "a/")),
+        *((f"{image}.tag", text) for image in IMAGES for text in ("a\nb", "-a", "a:b", "a" * 129, "a@sha256:0")),
+        ("global.registry", "a\nb"),
+        ("proxy.noProxy", "a b"),
+        ("proxy.noProxy", "a\nb"),
+        ("logs.otlp.certificate.issuerRef.kind", "a\nb"),
+        ("logs.otlp.ca.key", "a/b"),
+        ("metrics.tls.secretName", "A"),
+        ("priorityClassName", "a" * 254),
+    ],
+)
+def test_text_that_cannot_be_a_name_is_refused(path: str, value: str) -> None:
+    with pytest.raises(helm.BadValues) as refused:
+        render(given=nested({path: value}))
+    assert any(problem.startswith(f"{path}: ") for problem in refused.value.problems), refused.value.problems
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *(
+            ("image.registry", text)
+            for text in ("localhost:5000", "Registry.example/a/b__c", "[fd00::1]:5000/x", "ghcr.io/a-b/c.d/", "")
+        ),
+        ("image.repository", "registry.example:5000/mirror/akv-secret-store"),
+        ("image.tag", "1.0_a-B"),
+        ("image.tag", f"1.0@sha256:{'0' * 64}"),
+        ("proxy.noProxy", "10.0.0.0/8, .svc,\n*.example.com:8443,\n"),
+        ("proxy.noProxy", ["10.0.0.0/8", ".svc,a"]),
+    ],
+)
+def test_text_that_can_be_a_name_is_accepted(path: str, value: object) -> None:
+    assert render(given=nested({path: value}))
+
+
+# The last words of values that name an object, an image, a host or a key.
+NAMES = re.compile(
+    r"(?i)(name|namespaces?|registry|repository|tag|driver|group|[a-z]id|noproxy|issuerref\.kind|[a-z.]key)(\.\[\])?$"
+)
+# `controllerName` is any text, as in SecretSyncs. Azure Arc sets the values below `Azure`.
+ANY_TEXT = re.compile(r"controllerName|Azure\..*|dnsConfig\.options\.\[\]\.name|.*\.nodeAffinity\..*")
+
+
+def find_texts(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the schema of each text below, with its path."""
+    prefix = f"{path}." if path else ""
+    for name, below in schema.get("properties", {}).items():
+        yield from find_texts(below, f"{prefix}{name}")
+    for word, keyword in (("[]", "items"), ("*", "additionalProperties")):
+        if isinstance(schema.get(keyword), dict):
+            yield from find_texts(schema[keyword], f"{prefix}{word}")
+    if "string" in schema.get("type", ()):
+        yield path, schema
+
+
+def test_no_value_that_names_something_accepts_a_line_break() -> None:
+    """The API server accepts such an image, and refuses such a name only after the first objects were created."""
+    named = {path: text for path, text in find_texts(values.schema()) if NAMES.search(path) and "enum" not in text}
+    assert len(named) > 50
+    lax = [path for path, text in named.items() if re.search(text.get("pattern", ""), "a\nb")]
+    assert [path for path in lax if not ANY_TEXT.fullmatch(path)] == []
 
 
 NOT_NAMESPACES = (",", " ", ", ", "shop,", ",shop", "shop,,web", "shop web", "Shop", "*", "a.b", "-a", "x" * 64, "a\nb")

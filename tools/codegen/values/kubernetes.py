@@ -37,7 +37,6 @@ _ID: Schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+$
 _PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 _PROTOCOL: Schema = {"enum": ["TCP", "UDP", "SCTP"]}
 _MODE: Schema = {"type": "integer", "minimum": 0, "maximum": 511}
-_FILE_KEY: Schema = {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$", "maxLength": 253}
 
 
 def _object(*required: str, **properties: Schema) -> Schema:
@@ -69,12 +68,26 @@ def _list(item: Schema, minimum: int = 0) -> Schema:
 
 NAME: Schema = {"pattern": f"^({_SUBDOMAIN})?$", "maxLength": 253}
 """The name of an object that a value refers to, or an empty text."""
+KIND: Schema = {"pattern": "^[A-Za-z]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?$"}
+GROUP: Schema = {"pattern": f"^{_SUBDOMAIN}$", "maxLength": 253}
+DATA_KEY: Schema = {"pattern": "^[-._a-zA-Z0-9]+$", "maxLength": 253}
+"""The key of a value in a Secret or a ConfigMap."""
+# The grammar of image references (CNCF distribution, `reference`).
+_HOST = r"(\[[0-9a-fA-F:]+\]|[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?)(:[0-9]+)?"
+_PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
+REGISTRY: Schema = {"pattern": rf"^({_HOST}(/{_PART})*/?)?$"}
+"""A registry, with the beginning of a path or without, or an empty text."""
+REPOSITORY: Schema = {"pattern": rf"^({_HOST}/)?{_PART}(/{_PART})*$"}
+TAG: Schema = {"pattern": r"^([a-zA-Z0-9_][-a-zA-Z0-9_.]{0,127}(@sha256:[0-9a-f]{64})?)?$"}
+"""A tag, also with a digest, or an empty text."""
+HOSTS: Schema = {"items": {"type": "string", "pattern": r"^\S+$"}, "pattern": r"^(\s*[^\s,]*\s*(,|$))*$"}
+"""Hosts as a list, or comma-separated in one text."""
 LABEL_KEY: Schema = {"pattern": _KEY}
 LABEL_VALUE: Schema = {"pattern": f"^({_NAME})?$"}
 _LABEL_VALUE: Schema = {"type": "string", **LABEL_VALUE}
 LABELS: Schema = {"propertyNames": {"pattern": _KEY}, "additionalProperties": _LABEL_VALUE}
 ANNOTATIONS: Schema = {"propertyNames": {"pattern": _KEY}}
-PULL_SECRETS = _items(_object("name", name=_WORD))
+PULL_SECRETS = _items(_object("name", name=_DNS_NAME))
 _TOLERATION = _object(
     key={"type": "string", "pattern": f"^$|{_KEY}"},
     operator={"enum": ["Exists", "Equal", "Lt", "Gt", ""]},
@@ -166,7 +179,7 @@ _POD_TERM = _named(
     topologyKey=_LABEL_KEY,
     labelSelector=_SELECTOR,
     namespaceSelector=_SELECTOR,
-    namespaces=_list(_TEXT),
+    namespaces=_list(_DNS_LABEL),
 )
 _REQUIRED, _PREFERRED = (f"{kind}DuringSchedulingIgnoredDuringExecution" for kind in ("required", "preferred"))
 
@@ -222,7 +235,8 @@ DNS_CONFIG: Schema = {
         "options": {"type": "array", "items": _object("name", name=_WORD, value=_TEXT)},
     },
 }
-_KEY_OF = _named("name", "key", name=_WORD, key=_FILE_KEY)
+_FILE_KEY: Schema = {"type": "string", **DATA_KEY}
+_KEY_OF = _named("name", "key", name=_DNS_NAME, key=_FILE_KEY)
 _FIELDS = (
     r"metadata\.(name|namespace|uid)",
     r"metadata\.(labels|annotations)\['[^']+'\]",
@@ -260,19 +274,23 @@ _VOLUME_TYPES = (
     *("quobyte", "rbd", "scaleIO", "secret", "storageos", "vsphereVolume"),
 )
 _PATH_TYPES = ("", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket")
-_KEYS_OF_FILES = _list(_named("key", "path", key=_WORD, path=_WORD, mode=_MODE))
+_KEYS_OF_FILES = _list(_named("key", "path", key=_FILE_KEY, path=_WORD, mode=_MODE))
+_DRIVER: Schema = {"type": "string", "pattern": r"^[A-Za-z0-9]([-A-Za-z0-9.]{0,61}[A-Za-z0-9])?$"}
 VOLUMES = _items(
     {
         **_named(
             "name",
             name=_DNS_LABEL,
-            configMap={"type": "object", "properties": {"defaultMode": _MODE, "items": _KEYS_OF_FILES}},
-            csi=_named("driver", driver=_WORD),
+            configMap={
+                "type": "object",
+                "properties": {"name": _DNS_NAME, "defaultMode": _MODE, "items": _KEYS_OF_FILES},
+            },
+            csi=_named("driver", driver=_DRIVER),
             emptyDir={"type": ["object", "null"]},
             hostPath=_object("path", path=_WORD, type={"enum": list(_PATH_TYPES)}),
-            persistentVolumeClaim=_object("claimName", claimName=_WORD, readOnly={}),
+            persistentVolumeClaim=_object("claimName", claimName=_DNS_NAME, readOnly={}),
             projected={"type": "object", "properties": {"defaultMode": _MODE, "sources": {"type": "array"}}},
-            secret=_object(secretName=_WORD, defaultMode=_MODE, items=_KEYS_OF_FILES, optional={}),
+            secret=_object(secretName=_DNS_NAME, defaultMode=_MODE, items=_KEYS_OF_FILES, optional={}),
         ),
         **_only("name", *_VOLUME_TYPES),
         # A volume has one type.

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from controller.config.settings import HTTPS_URL
+from tools.codegen.values import kubernetes
 from tools.codegen.values.base import ValuesGroup
 from tools.codegen.values.observing import RenderMode, describe_render_mode
 
@@ -17,16 +18,24 @@ class IssuerRef(ValuesGroup):
     """The cert-manager issuer of the controller's certificate; the collector has to trust its CA."""
 
     name: Annotated[
-        str, Meta(description="Name of the certificate's issuer; needed if logs.otlp.certificate.secretName is empty.")
+        str,
+        Meta(
+            description="Name of the certificate's issuer; needed if logs.otlp.certificate.secretName is empty.",
+            extra_json_schema=kubernetes.NAME,
+        ),
     ] = ""
     kind: Annotated[
         str,
         Meta(
             min_length=1,
             description="Kind of the certificate's issuer: Issuer (in the release's namespace) or ClusterIssuer.",
+            extra_json_schema=kubernetes.KIND,
         ),
     ] = "Issuer"
-    group: Annotated[str, Meta(min_length=1, description="API group of the certificate's issuer.")] = "cert-manager.io"
+    group: Annotated[
+        str,
+        Meta(min_length=1, description="API group of the certificate's issuer.", extra_json_schema=kubernetes.GROUP),
+    ] = "cert-manager.io"
 
 
 class CollectorCertificate(ValuesGroup):
@@ -37,7 +46,8 @@ class CollectorCertificate(ValuesGroup):
         Meta(
             description="Existing Secret with tls.crt and tls.key for the controller; empty: the chart creates a"
             " Certificate"
-            " for cert-manager."
+            " for cert-manager.",
+            extra_json_schema=kubernetes.NAME,
         ),
     ] = ""
     issuer_ref: IssuerRef = msgspec.field(default_factory=IssuerRef)
@@ -61,19 +71,33 @@ class CollectorAuthority(ValuesGroup):
         str,
         Meta(
             description="Existing ConfigMap with the collector's CA; empty: the chart creates a Bundle for"
-            " trust-manager."
+            " trust-manager.",
+            extra_json_schema=kubernetes.NAME,
         ),
     ] = ""
-    key: Annotated[str, Meta(min_length=1, description="Key of the collector's CA in the ConfigMap.")] = "ca.crt"
+    key: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Key of the collector's CA in the ConfigMap.",
+            extra_json_schema=kubernetes.DATA_KEY,
+        ),
+    ] = "ca.crt"
     secret_name: Annotated[
         str,
         Meta(
             description="Secret in trust-manager's namespace from which the Bundle takes the collector's CA; needed if"
-            " logs.otlp.ca.configMapName is empty."
+            " logs.otlp.ca.configMapName is empty.",
+            extra_json_schema=kubernetes.NAME,
         ),
     ] = ""
     secret_key: Annotated[
-        str, Meta(min_length=1, description="Key of the collector's CA in logs.otlp.ca.secretName.")
+        str,
+        Meta(
+            min_length=1,
+            description="Key of the collector's CA in logs.otlp.ca.secretName.",
+            extra_json_schema=kubernetes.DATA_KEY,
+        ),
     ] = "tls.crt"  # noqa: S105
     render_mode: Annotated[RenderMode, describe_render_mode("Bundle")] = "failIfMissing"
 

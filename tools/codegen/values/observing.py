@@ -31,7 +31,8 @@ class MetricsTls(ValuesGroup):
         str,
         Meta(
             description="Existing Secret with tls.crt and tls.key for the port of metrics, such as cert-manager writes."
-            " A renewed certificate is served without a restart. Empty: plain HTTP. The ServiceMonitor trusts ca.crt."
+            " A renewed certificate is served without a restart. Empty: plain HTTP. The ServiceMonitor trusts ca.crt.",
+            extra_json_schema=kubernetes.NAME,
         ),
     ] = ""
 

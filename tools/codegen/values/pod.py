@@ -28,7 +28,10 @@ PROXY_URL = rf"^([Hh][Tt][Tt][Pp][Ss]?://([^\s/?#]*@)?{HOST_AND_PORT}(/[^\s?#]*)
 class GlobalValues(OpenValues):
     """Values that a parent chart and its dependencies share."""
 
-    registry: Annotated[str, Meta(description="Registry of all images, instead of image.registry.")] = ""
+    registry: Annotated[
+        str,
+        Meta(description="Registry of all images, instead of image.registry.", extra_json_schema=kubernetes.REGISTRY),
+    ] = ""
     image_pull_secrets: Annotated[
         PullSecrets, Meta(description="Secrets for pulling images, besides imagePullSecrets.")
     ] = msgspec.field(default_factory=list)
@@ -54,10 +57,23 @@ class ImageReference(ValuesGroup):
     """The controller's image: registry/repository:tag, or @digest if a digest is given."""
 
     registry: Annotated[
-        str, Meta(description="Registry and path of the controller's image; empty if image.repository has them.")
+        str,
+        Meta(
+            description="Registry and path of the controller's image; empty if image.repository has them.",
+            extra_json_schema=kubernetes.REGISTRY,
+        ),
     ] = project.read().registry
-    repository: Annotated[str, Meta(min_length=1, description="Name of the controller's image.")] = "akv-secret-store"
-    tag: Annotated[str, Meta(description="Tag of the controller's image; empty: the chart's appVersion.")] = ""
+    repository: Annotated[
+        str,
+        Meta(min_length=1, description="Name of the controller's image.", extra_json_schema=kubernetes.REPOSITORY),
+    ] = "akv-secret-store"
+    tag: Annotated[
+        str,
+        Meta(
+            description="Tag of the controller's image; empty: the chart's appVersion.",
+            extra_json_schema=kubernetes.TAG,
+        ),
+    ] = ""
     digest: Annotated[
         str,
         Meta(
@@ -119,7 +135,8 @@ class ProxyValues(ValuesGroup):
         list[str],
         Meta(
             description="Hosts that are reached without the proxy, as a list or comma-separated: names, ends of names"
-            " such as .example.com or *.example.com, addresses, and networks such as 10.0.0.0/8. A port may follow."
+            " such as .example.com or *.example.com, addresses, and networks such as 10.0.0.0/8. A port may follow.",
+            extra_json_schema=kubernetes.HOSTS,
         ),
     ] = msgspec.field(default_factory=list)
 

@@ -14,10 +14,19 @@ class TestImage(ImageReference):
     """The image of the test's Pod: the controller's program with an emulator of Key Vault and Entra."""
 
     registry: Annotated[
-        str, Meta(description="Registry of the test's image; empty: that of the controller's image.")
+        str,
+        Meta(
+            description="Registry of the test's image; empty: that of the controller's image.",
+            extra_json_schema=kubernetes.REGISTRY,
+        ),
     ] = ""
-    repository: Annotated[str, Meta(min_length=1, description="Name of the test's image.")] = "akv-secret-store-test"
-    tag: Annotated[str, Meta(description="Tag of the test's image; empty: the chart's appVersion.")] = ""
+    repository: Annotated[
+        str, Meta(min_length=1, description="Name of the test's image.", extra_json_schema=kubernetes.REPOSITORY)
+    ] = "akv-secret-store-test"
+    tag: Annotated[
+        str,
+        Meta(description="Tag of the test's image; empty: the chart's appVersion.", extra_json_schema=kubernetes.TAG),
+    ] = ""
     digest: Annotated[
         str,
         Meta(
@@ -39,16 +48,23 @@ class TestSample(ValuesGroup):
     keyvault_name: Annotated[
         str,
         Meta(
-            description="Key Vault in defaultCloud to test with; the test only reads it. Empty: the test's own vault."
+            pattern="^([A-Za-z](-?[A-Za-z0-9])*)?$",
+            description="Key Vault in defaultCloud to test with; the test only reads it. Empty: the test's own vault.",
         ),
     ] = ""
-    client_id: Annotated[str, Meta(description="Client id of an identity that may read test.sample.keyvaultName.")] = (
-        msgspec.field(name="clientID", default="")
+    client_id: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Za-z0-9-]*$",
+            description="Client id of an identity that may read test.sample.keyvaultName.",
+        ),
+    ] = msgspec.field(name="clientID", default="")
+    tenant_id: Annotated[str, Meta(pattern="^[A-Za-z0-9.-]*$", description="Tenant of test.sample.clientID.")] = (
+        msgspec.field(name="tenantID", default="")
     )
-    tenant_id: Annotated[str, Meta(description="Tenant of test.sample.clientID.")] = msgspec.field(
-        name="tenantID", default=""
-    )
-    secret_name: Annotated[str, Meta(description="Name of a secret in test.sample.keyvaultName.")] = ""
+    secret_name: Annotated[
+        str, Meta(pattern="^[0-9A-Za-z-]*$", description="Name of a secret in test.sample.keyvaultName.")
+    ] = ""
     sha256: Annotated[
         str,
         Meta(

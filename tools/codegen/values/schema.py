@@ -14,6 +14,7 @@ Schema = dict[str, Any]
 _KEYWORDS = (
     "description",
     "examples",
+    "maxLength",
     "pattern",
     "items",
     "properties",
