@@ -98,6 +98,8 @@ class KubeClient:
                 data=None if body is None else content,
                 headers=headers,
                 timeout=limits,
+                proxy=self._access.proxy,
+                server_hostname=self._access.server_name,
             ) as response:
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise errors.Unreachable(

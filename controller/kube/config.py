@@ -6,9 +6,12 @@ have many features, such as plugins. The image does not contain that client, whi
 
 import asyncio
 import contextlib
+import logging
+import os
+import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +22,20 @@ FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 # Seconds between two reads of the token. The kubelet replaces it long before it expires.
 REREAD_SECONDS = 60.0
 NO_CONFIG = "cannot find the Kubernetes API"
+_URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
 
 
 class ApiServerConfig(NamedTuple):
-    """The address of the API server. `authorization` returns the current Authorization header, or an empty text."""
+    """The address of the API server. `authorization` returns the current Authorization header, or an empty text.
+
+    `proxy` is the address of an HTTP proxy. `server_name` is the name in the certificate, if it differs from the host.
+    """
 
     server: str
     tls: ssl.SSLContext
     authorization: Callable[[], Awaitable[str]]
+    proxy: str | None = None
+    server_name: str | None = None
 
 
 async def find_config(environment: Mapping[str, str]) -> ApiServerConfig:
@@ -35,10 +44,16 @@ async def find_config(environment: Mapping[str, str]) -> ApiServerConfig:
     Raise `errors.Refused` with the part that is missing.
     """
     if kubeconfig := environment.get("KUBECONFIG"):
-        if not await asyncio.to_thread(Path(kubeconfig).is_file):
+        files = await asyncio.to_thread(list_kubeconfigs, kubeconfig)
+        if not files:
             raise errors.Refused(f"KUBECONFIG names {kubeconfig}, which is not a file")
-        return await _read_kubeconfig(kubeconfig)
+        return await _read_kubeconfig(files)
     return read_pod_config(environment)
+
+
+def list_kubeconfigs(variable: str) -> list[str]:
+    """Return the files that the variable KUBECONFIG names, separated by colons, without missing ones, as kubectl."""
+    return [path for path in variable.split(os.pathsep) if path and Path(path).is_file()]
 
 
 class _TokenFile:
@@ -84,7 +99,7 @@ def read_pod_config(environment: Mapping[str, str], clock: Callable[[], float] =
     return ApiServerConfig(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, token.authorization)
 
 
-async def _read_kubeconfig(kubeconfig: str) -> ApiServerConfig:
+async def _read_kubeconfig(files: Sequence[str]) -> ApiServerConfig:
     try:
         from kubernetes.aio import config
         from kubernetes.aio.client.configuration import Configuration
@@ -96,17 +111,35 @@ async def _read_kubeconfig(kubeconfig: str) -> ApiServerConfig:
         ) from error
     import yaml
 
+    kubeconfig = os.pathsep.join(files)
     read = Configuration()
     try:
-        await config.load_kube_config(config_file=kubeconfig, client_configuration=read)  # type: ignore[no-untyped-call]
+        context = await asyncio.to_thread(_current_context, files)
+        with _collect_log("kubernetes.aio") as problems:
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=kubeconfig, context=context, client_configuration=read
+            )
         tls = ssl.create_default_context(cafile=read.ssl_ca_cert)
+        if not read.verify_ssl:
+            tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
         if read.cert_file:
             tls.load_cert_chain(read.cert_file, keyfile=read.key_file)
-    except (ConfigException, yaml.YAMLError, TypeError, KeyError, ValueError, OSError) as error:
+        if not _URL.fullmatch(read.host):
+            raise ValueError(f"server {read.host!r} is not an address such as https://host:6443")
+        if read.proxy and not _URL.fullmatch(read.proxy):
+            raise ValueError(f"proxy-url {read.proxy!r} is not the address of an HTTP proxy such as http://host:3128")
+    except (ConfigException, yaml.YAMLError, ValueError, OSError, LookupError, TypeError, AttributeError) as error:
         text = str(error).rstrip(".")
+        if isinstance(error, LookupError | TypeError | AttributeError):
+            text = "the cluster or the user of its current context is missing or has another form"
         raise errors.Refused(
             f"{NO_CONFIG} in {kubeconfig}: {text}; correct it, or set KUBECONFIG to another"
         ) from error
+    if problems and not read.api_key and not read.cert_file:
+        raise errors.Refused(
+            f"the program (exec) that {kubeconfig} names for credentials gave none: {problems[0]}; install it or sign"
+            " in, until `kubectl version` works"
+        )
 
     async def authorization() -> str:
         try:
@@ -116,4 +149,30 @@ async def _read_kubeconfig(kubeconfig: str) -> ApiServerConfig:
             raise errors.Unreachable(f"the kubeconfig gives no token ({error}); it is tried again") from error
         return found or ""
 
-    return ApiServerConfig(read.host, tls, authorization)
+    return ApiServerConfig(read.host, tls, authorization, read.proxy or None, read.tls_server_name or None)
+
+
+def _current_context(files: Sequence[str]) -> str | None:
+    """Return the context that the first of the files names that names one, as kubectl. Their reader uses the last."""
+    from controller.runtime import bounded_yaml
+
+    for path in files:
+        for document in bounded_yaml.load_all(bounded_yaml.read_text(Path(path)))[:1]:
+            if isinstance(document, dict) and (name := document.get("current-context")):
+                return str(name)
+    return None
+
+
+@contextlib.contextmanager
+def _collect_log(name: str) -> Iterator[list[str]]:
+    """Yield a list that gets the errors of this logger instead of stderr."""
+    lines: list[str] = []
+    logger, handler = logging.getLogger(name), logging.Handler(logging.ERROR)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated

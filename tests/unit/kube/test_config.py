@@ -1,5 +1,7 @@
 """Test the configuration for the API server: a kubeconfig, or the ServiceAccount of the pod."""
 
+import json
+import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +10,8 @@ import pytest
 
 from controller import errors
 from controller.kube import config
+from controller.kube.client import KubeClient
+from tests.support.scripted_api_server import run_api_server
 from tools.local_cluster.pki import ClusterAuthority
 
 KUBECONFIG = """
@@ -93,6 +97,75 @@ async def test_invalid_kubeconfig_is_refused(content: str, tmp_path: Path) -> No
     (tmp_path / "config").write_text(content)
     with pytest.raises(errors.Refused, match="KUBECONFIG"):
         await config.find_config({"KUBECONFIG": str(tmp_path / "config")})
+
+
+USER = "{token: t}"
+SERVER = "https://127.0.0.1:6443"
+
+
+def exec_user(*words: str) -> str:
+    """Return a user whose credentials come from this command."""
+    return json.dumps(
+        {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": words[0], "args": words[1:]}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        (f'"{SERVER}"', "5", "cluster or the user of its current context is missing"),
+        (f'"{SERVER}"', '"127.0.0.1:6443"', "server '127.0.0.1:6443' is not an address such as https://"),
+        (f'"{SERVER}"', '"https://"', "is not an address such as https://"),
+        ("clusters: [", "clusters: [3, ", "cluster or the user of its current context is missing"),
+        ("users: [", "people: [", "cluster or the user of its current context is missing"),
+        ("contexts: [", "contexts: 3 #", "cluster or the user of its current context is missing"),
+        (f'"{SERVER}"', f'"{SERVER}", proxy-url: "socks5://h:1"', "proxy-url 'socks5://h:1' is not the address of an"),
+        (USER, "{tokenFile: /nowhere}", "/nowhere"),
+        (USER, exec_user("no-such-program"), r"\(exec\) .* gave none: .*no-such-program.*; install it or sign in"),
+        (USER, exec_user("sh", "-c", "echo expired >&2; exit 1"), r"\(exec\) .* gave none: .*expired.*; install it or"),
+        (USER, "{exec: {}}", r"\(exec\) .* gave none: .*'command'"),
+    ],
+)
+async def test_unusable_kubeconfig_is_explained(
+    old: str, new: str, cause: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert old in KUBECONFIG
+    (tmp_path / "config").write_text(KUBECONFIG.replace(old, new))
+    with pytest.raises(errors.Refused, match=cause) as refused:
+        await config.find_config({"KUBECONFIG": str(tmp_path / "config")})
+    assert str(tmp_path / "config") in refused.value.message
+    assert capfd.readouterr().err == ""
+
+
+async def test_kubeconfig_is_obeyed_about_tls_and_proxies(tmp_path: Path) -> None:
+    cluster = f'"{SERVER}", insecure-skip-tls-verify: true, tls-server-name: api.example, proxy-url: "http://h:1"'
+    (tmp_path / "config").write_text(KUBECONFIG.replace(f'"{SERVER}"', cluster))
+    found = await config.find_config({"KUBECONFIG": str(tmp_path / "config")})
+    assert (found.tls.verify_mode, found.tls.check_hostname) == (ssl.CERT_NONE, False)
+    assert (found.server_name, found.proxy) == ("api.example", "http://h:1")
+
+
+async def test_requests_use_the_proxy_of_the_kubeconfig(tmp_path: Path) -> None:
+    async with run_api_server() as proxy:
+        cluster = f'"http://nowhere.invalid", proxy-url: "{proxy.url}"'
+        (tmp_path / "config").write_text(KUBECONFIG.replace(f'"{SERVER}"', cluster))
+        found = await config.find_config({"KUBECONFIG": str(tmp_path / "config")})
+        proxy.add_responses({})
+        async with KubeClient(found) as kube:
+            await kube.call("GET", "/version")
+    assert [request.headers["Host"] for request in proxy.requests] == ["nowhere.invalid"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("here", "there"), ("there", "here")])
+async def test_first_context_of_several_kubeconfigs_counts_as_for_kubectl(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).write_text(KUBECONFIG.replace("here", name).replace("127.0.0.1", name))
+    (tmp_path / "users").write_text("kind: Config\nusers: []\n")
+    names = (tmp_path / "missing", tmp_path / "users", tmp_path / first, tmp_path / second)
+    found = await config.find_config({"KUBECONFIG": ":".join(map(str, names))})
+    assert found.server == f"https://{first}:6443"
 
 
 async def test_missing_kubeconfig_is_refused(tmp_path: Path) -> None:

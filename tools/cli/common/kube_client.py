@@ -214,8 +214,10 @@ async def connect(kubeconfig: Path | None) -> AsyncIterator[OperatorKubeClient]:
 
     Raise `BadInput` for a kubeconfig that cannot be used, and `KubeError` for every other error.
     """
+    if kubeconfig and not await asyncio.to_thread(kubeconfig.is_file):
+        raise command.BadInput(f"--kubeconfig {kubeconfig}: there is no such file")
     named = str(kubeconfig or "") or os.environ.get("KUBECONFIG", "") or await asyncio.to_thread(_default_kubeconfig)
-    await asyncio.to_thread(_check_kubeconfig, Path(named))
+    await asyncio.to_thread(_check_kubeconfigs, named)
     access = await config.find_config({**os.environ, "KUBECONFIG": named})
     next_step = f"check that this machine can reach {access.server}, the server of the kubeconfig"
     async with KubeClient(access, _USER_AGENT, next_step) as kube:
@@ -246,15 +248,20 @@ def translate_error(error: Exception) -> Exception:
     )
 
 
-def _check_kubeconfig(path: Path) -> None:
-    """Raise `BadInput` for a file that is not a kubeconfig. The Kubernetes client has no readable message for it."""
-    if not path.is_file():
-        return  # the Kubernetes client reports a missing file, or uses the pod's own configuration
-    found = command.read_yaml(path)
-    if len(found) > 1 or not isinstance(found[0], dict) or not {"clusters", "contexts"} <= found[0].keys():
-        raise command.BadInput(
-            f"{path} is not a kubeconfig: it has no clusters and contexts; set KUBECONFIG to another file"
-        )
+def _check_kubeconfigs(variable: str) -> None:
+    """Raise `BadInput` for a file that is not a kubeconfig. The Kubernetes client has no readable message for it.
+
+    Without any file, that client reports it, or uses the pod's own configuration.
+    """
+    files = config.list_kubeconfigs(variable)
+    # One of several files can have only a part.
+    needed = {"clusters", "contexts"} if len(files) == 1 else set()
+    for path in files:
+        found = command.read_yaml(Path(path))
+        if len(found) > 1 or not isinstance(found[0], dict) or not needed <= found[0].keys():
+            raise command.BadInput(
+                f"{path} is not a kubeconfig: it has no clusters and contexts; set KUBECONFIG to another file"
+            )
 
 
 def _default_kubeconfig() -> str:

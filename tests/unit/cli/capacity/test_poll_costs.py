@@ -215,7 +215,7 @@ def test_cluster_that_cannot_be_reached_has_its_own_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plan.main(["--from", "cluster", "--kubeconfig", str(tmp_path / "none")]) == 2
-    assert "which is not a file" in capsys.readouterr().err
+    assert "there is no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
