@@ -86,16 +86,26 @@ def max_arrivals(threshold: float, risk: float) -> float:
     return threshold * root**3 if root > 0 else 0.0
 
 
-def min_spread_seconds(clusters: float, secrets: int, *, risk: float = RISK, per: int = 1) -> float:
-    """Return the seconds over which to spread this number of clusters. Raise `NoPlan` if no time is long enough."""
-    arrivals = max_arrivals(VAULT_CALLS * per // (WINDOW_SECONDS * secrets) or 1, risk)
+def min_spread_seconds(clusters: float, secrets: int, *, risk: float = RISK, per: int = 1, polls: int = 1) -> float:
+    """Return the seconds over which to spread this number of clusters. Raise `NoPlan` if no time is long enough.
+
+    `polls` is how often each cluster polls in `per` seconds.
+    """
+    at_once = _clusters_at_once(secrets, per, polls)
+    arrivals = max_arrivals(at_once, risk) if at_once else 0
     if not arrivals:
         how = "count over ten seconds as the vault does (--per 10), or " if per < WINDOW_SECONDS else ""
+        how += "poll less often (--interval, --wait), or " if polls > 1 else ""
         raise NoPlan(
             f"{secrets} secrets per cluster are too many for one vault: a few clusters in one second exceed its limit;"
             f" {how}split the secrets over several vaults"
         )
     return clusters / arrivals * per
+
+
+def _clusters_at_once(secrets: int, per: int, polls: int) -> int:
+    """Return the number of clusters that a vault serves if all of them begin in the same `per` seconds."""
+    return VAULT_CALLS * per // (WINDOW_SECONDS * secrets * polls)
 
 
 def sse_table_entry(clusters: int, secrets: int) -> int:
@@ -113,14 +123,15 @@ def plan_fleet(fleet: Fleet) -> FleetPlan:
             " give a shorter interval"
         )
     max_jitter = _max_jitter(fleet)
+    polls = math.ceil(fleet.per / (fleet.interval or _choose_interval(fleet, max_jitter)))
     # Try one vault first. If it is not enough, the clusters that one vault can serve determine the number of vaults.
-    vaults, jitter = 1, _choose_jitter(fleet, fleet.clusters)
+    vaults, jitter = 1, _choose_jitter(fleet, fleet.clusters, polls)
     if jitter > max_jitter:
-        served = math.floor(max_jitter / min_spread_seconds(1, fleet.secrets, risk=fleet.risk, per=fleet.per))
-        served = max(served, VAULT_CALLS * fleet.per // (WINDOW_SECONDS * fleet.secrets))
+        one = min_spread_seconds(1, fleet.secrets, risk=fleet.risk, per=fleet.per, polls=polls)
+        served = max(math.floor(max_jitter / one), _clusters_at_once(fleet.secrets, fleet.per, polls))
         vaults = math.ceil(fleet.clusters / served)
-        jitter = _choose_jitter(fleet, math.ceil(fleet.clusters / vaults))
-    interval = fleet.interval or min(Settings().rotation_poll_interval, (fleet.wait or math.inf) - jitter)
+        jitter = _choose_jitter(fleet, math.ceil(fleet.clusters / vaults), polls)
+    interval = fleet.interval or _choose_interval(fleet, jitter)
     each = math.ceil(fleet.clusters / vaults)
     lists = min(fleet.secrets, math.ceil((fleet.objects or fleet.secrets) / LIST_PAGE))
     credentials = fleet.clusters * fleet.accounts
@@ -145,18 +156,23 @@ def _max_jitter(fleet: Fleet) -> float:
     return fleet.wait // 2 if fleet.wait else Settings().rotation_poll_interval
 
 
-def _choose_jitter(fleet: Fleet, clusters: int) -> int:
-    if clusters * fleet.secrets <= VAULT_CALLS * fleet.per // WINDOW_SECONDS:
+def _choose_interval(fleet: Fleet, jitter: float) -> float:
+    return min(Settings().rotation_poll_interval, (fleet.wait or math.inf) - jitter)
+
+
+def _choose_jitter(fleet: Fleet, clusters: int, polls: int) -> int:
+    if clusters <= _clusters_at_once(fleet.secrets, fleet.per, polls):
         return 0
-    return math.ceil(min_spread_seconds(clusters, fleet.secrets, risk=fleet.risk, per=fleet.per))
+    return math.ceil(min_spread_seconds(clusters, fleet.secrets, risk=fleet.risk, per=fleet.per, polls=polls))
 
 
 def _vault_load(fleet: Fleet, clusters: int, calls: int, jitter: int, interval: float) -> VaultLoad:
-    busiest = _poisson_quantile(clusters / jitter * WINDOW_SECONDS, fleet.risk) if jitter else clusters
+    most = clusters * math.ceil(WINDOW_SECONDS / interval)  # polls, if each cluster polls as often as it can
+    busiest = min(most, _poisson_quantile(clusters / jitter * WINDOW_SECONDS, fleet.risk)) if jitter else most
     return VaultLoad(
         calls_per_cluster=calls,
         mean_per_second=round(clusters * calls / (interval + jitter / 2), 2),
-        peak_in_ten_seconds=min(busiest, clusters) * calls,
+        peak_in_ten_seconds=busiest * calls,
     )
 
 

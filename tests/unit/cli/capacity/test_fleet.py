@@ -4,6 +4,8 @@ import json
 import math
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tools.cli.capacity import fleet, plan
 from tools.cli.capacity.fleet import Fleet, NoPlan
@@ -57,6 +59,42 @@ def test_peak_stays_below_the_limit_of_the_vault(secrets: int, clusters: int) ->
     assert found.vaults == 1
     assert found.lists.peak_in_ten_seconds < found.gets.peak_in_ten_seconds <= fleet.VAULT_CALLS
     assert found.gets.mean_per_second == pytest.approx(clusters * secrets / (3600 + found.jitter_seconds / 2), abs=0.01)
+
+
+@given(
+    requested=st.builds(
+        Fleet,
+        clusters=st.integers(1, 10**6) | st.integers(1, 200),
+        secrets=st.integers(1, 6_000) | st.integers(1, 100),
+        wait=st.just(0) | st.integers(1, 30) | st.integers(1, 10**5),
+        interval=st.just(0) | st.integers(1, 30) | st.integers(1, 10**5),
+        risk=st.sampled_from([1e-8, fleet.RISK, 0.01, 0.5]),
+        per=st.sampled_from([1, 10]),
+    )
+)
+@example(requested=Fleet(clusters=10, secrets=5_000, wait=2, risk=0.5))
+@example(requested=Fleet(clusters=10, secrets=5_000, risk=0.5))
+@example(requested=Fleet(clusters=100, secrets=40, interval=1, per=10))
+@example(requested=Fleet(clusters=100, secrets=4, interval=1))
+def test_no_plan_exceeds_the_limit_of_a_vault(requested: Fleet) -> None:
+    try:
+        found = fleet.plan_fleet(requested)
+    except NoPlan:
+        return
+    for load in (found.gets, found.lists):
+        assert 10 * load.mean_per_second <= fleet.VAULT_CALLS + 0.1  # the mean is rounded
+        assert load.peak_in_ten_seconds <= fleet.VAULT_CALLS
+    assert found.clusters_per_vault * found.vaults >= requested.clusters
+    assert found.longest_wait_seconds <= (requested.wait or math.inf)
+    assert found.jitter_seconds <= found.rotation_poll_interval_in_seconds
+
+
+def test_frequent_polls_need_more_vaults() -> None:
+    found = fleet.plan_fleet(Fleet(clusters=100, secrets=40, interval=1, per=10))
+    assert found.vaults == 10
+    assert found.gets.peak_in_ten_seconds == fleet.VAULT_CALLS
+    with pytest.raises(NoPlan, match="poll less often"):
+        fleet.plan_fleet(Fleet(clusters=2, secrets=401, interval=1, per=10))
 
 
 def test_short_wait_needs_more_vaults() -> None:
