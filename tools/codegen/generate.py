@@ -177,7 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail if a file differs, and show the difference"
     )
-    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to write to (default: this one)")
+    parser.add_argument(
+        "--root", type=command.parse_path, default=ROOT, help="the checkout to write to (default: this one)"
+    )
     options = parser.parse_args(argv)
     if options.check and not (options.root / "chart").is_dir():
         parser.error(f"--root {options.root} has no folder chart: give the root of a checkout")

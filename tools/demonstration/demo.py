@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
     parser.add_argument(
         "--kubeconfig",
-        type=Path,
+        type=command.parse_path,
         metavar="FILE",
         help="use the cluster of its current context instead of starting one; its API server is not restarted",
     )

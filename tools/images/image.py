@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=command.parse_path,
         default=ROOT / "build",
         metavar="DIR",
         help="the folder of the archives (default: build/)",

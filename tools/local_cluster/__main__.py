@@ -4,9 +4,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from tools.cli.common.command import run_and_exit
+from tools.cli.common.command import parse_path, run_and_exit
 from tools.local_cluster.background import NamedCluster, list_running
 from tools.local_cluster.errors import BadInput, ClusterError
 from tools.local_cluster.nodes import node
@@ -163,7 +162,10 @@ def _build_parser() -> argparse.ArgumentParser:
             one.add_argument("--tool", action="append", default=[], choices=sorted(assets.TOOLS), help=about)
         if command == "load":
             one.add_argument(
-                "archive", type=Path, metavar="ARCHIVE", help="an archive of OCI or docker, such as build/NAME.tar"
+                "archive",
+                type=parse_path,
+                metavar="ARCHIVE",
+                help="an archive of OCI or docker, such as build/NAME.tar",
             )
         if command == "kubectl":
             one.add_argument("arguments", nargs="*", help="the arguments of kubectl, after --")

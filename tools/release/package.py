@@ -153,11 +153,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Exit codes: 0 written; 1 failed, and nothing was written; 2 wrong usage.",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="the folder, which must not exist (default: build/release-VERSION)"
+        "--output",
+        type=command.parse_path,
+        metavar="DIR",
+        help="the folder, which must not exist (default: build/release-VERSION)",
     )
     parser.add_argument(
         "--image",
-        type=Path,
+        type=command.parse_path,
         metavar="FILE",
         action="append",
         default=[],
@@ -185,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--changed", action="store_true", help="allow a checkout with uncommitted changes")
     parser.add_argument(
         "--sign",
-        type=Path,
+        type=command.parse_path,
         metavar="KEY",
         help="sign SHA256SUMS with this key of cosign (`cosign generate-key-pair`); the password is in"
         " COSIGN_PASSWORD; the first use builds cosign, which takes minutes",

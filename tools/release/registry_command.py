@@ -33,8 +33,8 @@ class RegistryCommand(NamedTuple):
     def run(self, argv: Sequence[str] | None = None) -> int:
         """Run the command line; see `--help`."""
         parser = argparse.ArgumentParser(prog=self.name, description=self.description, epilog=self.exit_codes)
-        parser.add_argument("folder", type=Path, metavar="DIR", help="the release folder")
-        parser.add_argument("--key", type=Path, metavar="KEY", help=self.key_help)
+        parser.add_argument("folder", type=command.parse_path, metavar="DIR", help="the release folder")
+        parser.add_argument("--key", type=command.parse_path, metavar="KEY", help=self.key_help)
         parser.add_argument(
             "--plain-http", action="store_true", help="for a registry without TLS, such as one on loopback"
         )

@@ -121,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Exit codes: 0 no vulnerability has a fixed version; 1 one has, or the database does not answer; 2 wrong"
         " usage.",
     )
-    parser.add_argument("--image", type=Path, metavar="FILE", action="append", default=[], help="an OCI archive")
+    parser.add_argument(
+        "--image", type=command.parse_path, metavar="FILE", action="append", default=[], help="an OCI archive"
+    )
     parser.add_argument("--service", default=SERVICE, metavar="URL", help="the database (default: %(default)s)")
     options = parser.parse_args(argv)
     try:

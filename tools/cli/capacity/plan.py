@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SOURCE",
         help="count the calls of real objects: a file, a folder of manifests, or `cluster` (see --kubeconfig)",
     )
-    parser.add_argument("--kubeconfig", type=Path, help="with --from cluster (default: $KUBECONFIG, ~/.kube/config)")
+    parser.add_argument(
+        "--kubeconfig", type=command.parse_path, help="with --from cluster (default: $KUBECONFIG, ~/.kube/config)"
+    )
     parser.add_argument(
         "--wait",
         type=number,
@@ -102,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output, source, kubeconfig = given.pop("output"), given.pop("source"), given.pop("kubeconfig")
     if source is None and not (given["clusters"] and given["secrets"]):
         parser.error("give --clusters and --secrets, or --from")
+    if source == "":  # a script passes it for a variable that is not set
+        parser.error("--from is empty: give a file, a folder or `cluster`")
     if source is not None and given["secrets"]:
         parser.error("--from counts the secrets itself: leave out --secrets")
     if kubeconfig and source != "cluster":

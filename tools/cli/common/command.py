@@ -1,5 +1,6 @@
 """Run a tool's main function: every expected error becomes an exit code and one line, never a traceback."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -62,6 +63,16 @@ def _drop_buffered_output() -> None:
 
 def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def parse_path(text: str) -> Path:
+    """Return the path of an option. Refuse an empty one, which a script passes for a variable that is not set.
+
+    `pathlib` would read it as the current folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, and it is empty")
+    return Path(text)
 
 
 def describe_error(error: Exception) -> str:

@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("object", nargs="?", default="", metavar="KIND/NAME",
                         help="secretsync/NAME or akvsync/NAME (default: every SecretSync)")  # fmt: skip
     parser.add_argument("-n", "--namespace", default="", help="(default: all, or `default` for one object)")
-    parser.add_argument("--kubeconfig", type=Path, metavar="FILE",
+    parser.add_argument("--kubeconfig", type=command.parse_path, metavar="FILE",
                         help="its current context is used (default: $KUBECONFIG, ~/.kube/config, the pod's)"
     )  # fmt: skip
     parser.add_argument("--release-namespace", default="", metavar="NAMESPACE",

@@ -267,7 +267,11 @@ def parser() -> argparse.ArgumentParser:
     )
     output = flags.add_mutually_exclusive_group()
     output.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="write one file for each object, instead of stdout"
+        "-o",
+        "--output",
+        type=command.parse_path,
+        metavar="DIR",
+        help="write one file for each object, instead of stdout",
     )
     output.add_argument(
         "--images", action="store_true", help="only list the container images for mirroring, with that of helm test"

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tools.cli.capacity import plan
 from tools.cli.common.command import BadInput, read_yaml
+from tools.cli.doctor import doctor
+from tools.cli.render import render
+from tools.codegen import generate
+from tools.demonstration import demo
+from tools.release import package
 
 ROOT = Path(__file__).parents[4]
 CALL_OF_RUN_AND_EXIT = r"""^    (command\.)?run_and_exit\(("tools/[a-z-]+"|COMMAND\.name), main\)$"""
@@ -151,3 +157,33 @@ def test_every_tool_ends_through_run_and_exit() -> None:
             text = module_file.read_text()
             assert f'"tools/{script.name}"' in text, script
             assert re.search(CALL_OF_RUN_AND_EXIT, text, re.MULTILINE), script
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (render.main, ["--output", ""]),
+        (doctor.main, ["--kubeconfig", ""]),
+        (plan.main, ["--from", "cluster", "--kubeconfig", ""]),
+        (plan.main, ["--from", ""]),
+        (generate.main, ["--root", ""]),
+        (package.main, ["--output", ""]),
+        (package.main, ["--image", ""]),
+        (package.main, ["--sign", ""]),
+        (demo.main, ["--kubeconfig", ""]),
+    ],
+)
+def test_empty_path_does_not_mean_the_current_folder(
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A script passes an empty text for a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert re.search(rf"{arguments[-2]}.* empty", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
