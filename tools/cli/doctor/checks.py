@@ -116,8 +116,11 @@ def federated_credential(identity: Identity, issuer: str) -> str:
 
 
 def _by_client(identity: Identity) -> str:
-    """Return a JMESPath expression. A raw string in it ends at a quote, and client ids contain none."""
-    return f"[?clientId=='{re.sub(r'[^A-Za-z0-9-]', '', identity.client_id)}']"
+    """Return a JMESPath expression. A raw string in it ends at a quote, and client ids contain none.
+
+    JMESPath distinguishes cases. Azure writes client ids in lower case, and Entra accepts both.
+    """
+    return f"[?clientId=='{re.sub(r'[^a-z0-9-]', '', identity.client_id.lower())}']"
 
 
 def role(identity: Identity, vault: str, name: str = SECRETS_USER) -> str:

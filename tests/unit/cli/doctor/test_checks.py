@@ -104,6 +104,14 @@ def test_clock_check_depends_on_the_difference(difference: int, level: CheckLeve
     assert checks.clock(1_000_000, 1_000_000 + difference).level is level
 
 
+def test_command_finds_the_identity_of_a_client_id_in_upper_case() -> None:
+    """Azure lists client ids in lower case, and the query of az distinguishes cases."""
+    client = "0000000A-0000-0000-0000-00000000000B"
+    command = checks.federated_credential(Identity("shop", "shop", client, "tenant-1"), "https://issuer.example")
+    assert command.count(client.lower()) == 2
+    assert client not in command
+
+
 def test_credentials_are_counted_per_service_account() -> None:
     def make_identities(client: str, count: int) -> list[Identity]:
         return [Identity(f"n{number}", "a", client, "t") for number in range(count)] * 2
