@@ -194,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         " COSIGN_PASSWORD; the first use builds cosign, which takes minutes",
     )
     options = parser.parse_args(argv)
+    if options.sign and not options.sign.is_file():  # before cosign is built, which takes minutes
+        parser.error(f"--sign {options.sign}: there is no such file; create a key with `cosign generate-key-pair`")
     folder = (options.output or ROOT / "build" / f"release-{image.chart_version()}").absolute()
     try:
         signed = options.sign is not None

@@ -187,3 +187,11 @@ def test_empty_path_does_not_mean_the_current_folder(
     assert ended.value.code == 2
     assert re.search(rf"{arguments[-2]}.* empty", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_key_is_reported_before_cosign_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        package.main(["--changed", "--output", str(tmp_path / "out"), "--sign", str(tmp_path / "none.key")])
+    assert ended.value.code == 2
+    assert "none.key: there is no such file; create a key with" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
