@@ -28,6 +28,8 @@ PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][
 _PORT = f"(:{PORT})?"
 HOST_AND_PORT = rf"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+){_PORT}"
 HTTPS_URL = rf"^https://{HOST_AND_PORT}(/[^\s?#]*)?$"
+# Maximum characters of an address. The patterns below take quadratic time, and an editor can write the test's cloud.
+MAX_ADDRESS = 1024
 _VAULT_IN_HOST = rf"[^\s/?#@:\[\]]*\{{vault\}}[^\s/?#@:\[\]]*{_PORT}(/[^\s?#@]*)?"
 _VAULT_IN_PATH = rf"{HOST_AND_PORT}/[^\s?#@]*\{{vault\}}[^\s?#@]*"
 # The version of Key Vault's REST API, independent of the SDK's default. All clouds of Azure support it.
@@ -47,17 +49,27 @@ class Cloud(msgspec.Struct, rename="camel", kw_only=True, frozen=True, forbid_un
 
     authority: Annotated[
         str,
-        Meta(pattern=HTTPS_URL, description="Entra's address, as https://login.microsoftonline.com"),
+        Meta(
+            pattern=HTTPS_URL,
+            max_length=MAX_ADDRESS,
+            description="Entra's address, as https://login.microsoftonline.com",
+        ),
     ]
     vault_url: Annotated[
         str,
         Meta(
             pattern=f"^https://({_VAULT_IN_HOST}|{_VAULT_IN_PATH})$",
+            max_length=MAX_ADDRESS,
             description="A vault's address, with {vault} for keyvaultName, as https://{vault}.vault.azure.net",
         ),
     ]
     audience: Annotated[
-        str, Meta(pattern=HTTPS_URL, description="The audience of tokens for the vaults, as https://vault.azure.net")
+        str,
+        Meta(
+            pattern=HTTPS_URL,
+            max_length=MAX_ADDRESS,
+            description="The audience of tokens for the vaults, as https://vault.azure.net",
+        ),
     ] = "https://vault.azure.net"
     ca: Annotated[str, Meta(description="Certificates (PEM) to trust besides the system's")] = ""
     api_version: Annotated[

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,17 @@ def test_cloud_is_found_in_any_letter_case_and_by_its_other_names(name: str, fou
 
 def test_exact_name_wins_over_another_letter_case() -> None:
     assert [find_cloud(name, ["own", "Own"]) for name in ("own", "Own")] == ["own", "Own"]
+
+
+@pytest.mark.parametrize("field", ["authority", "vaultUrl", "audience", "apiVersion"])
+@pytest.mark.parametrize("part", ["{vault}", ":1", "/", "[::1]", "a"])
+def test_long_text_in_the_file_does_not_block_the_event_loop(
+    clouds: CloudRegistry, file: Path, field: str, part: str
+) -> None:
+    """An editor of the release's namespace can write up to 1 MiB, and the event loop reads it."""
+    text = f"https://{part * (2**20 // len(part))} "
+    file.write_text(json.dumps({TEST_CLOUD: EXAMPLE_CLOUD | {field: text}}))
+    began = time.thread_time()
+    clouds.reload_file()
+    assert time.thread_time() - began < 0.2
+    assert dict(clouds) == BUILT_IN_CLOUDS
