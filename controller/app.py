@@ -229,11 +229,11 @@ async def _run_when_leading(
 ) -> None:
     """Run the loops while this process leads, after the required informers have listed everything.
 
-    Only after a complete list is an object known to be missing. AKVSyncs need not be listed, because none depends on
-    another one.
+    Only after a complete list is an object known to be missing. Nothing is known of a namespace whose lists are
+    refused, so nothing is done there. AKVSyncs need not be listed, because none depends on another one.
     """
     for informer in informers:
-        await informer.synced.wait()
+        await informer.settled.wait()
     await guard.in_force.wait()
     # Before the first answer the process may not lead, and an attempt to take the Lease would only cause a pause.
     await overlap.is_checked.wait()

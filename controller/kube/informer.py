@@ -29,6 +29,9 @@ from controller.runtime.work_queue import Key
 MAX_PAUSE = 30.0
 # A watch lasts for minutes. One that ends within this time counts as a failure.
 QUICK_END = 1.0
+# Seconds of refusals after which work in other namespaces waits no longer for the lists of a namespace. After a start,
+# the API server can refuse everything for a moment.
+REFUSED_PATIENCE = 30.0
 # The usual size of a page in bytes. After a larger one, the next page has fewer objects.
 PAGE_BYTES = 2**20
 # Maximum size of the metadata of an object that is not read, in bytes as JSON. The budget does not count it.
@@ -149,6 +152,8 @@ class Informer(Generic[R]):
     """Keep a store equal to one namespace, or to all namespaces if the name is empty.
 
     `problem` is why listing or watching fails, or an empty text. `synced` is set after the first complete list.
+    `settled` is set then, too, or when the API server has refused to list a single namespace for `REFUSED_PATIENCE`:
+    users can delete a namespace, or its Role, and the other namespaces must not wait for it.
     """
 
     def __init__(
@@ -171,6 +176,8 @@ class Informer(Generic[R]):
         self._rate_limited_log = RateLimitedLog(log)
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
         self.synced = asyncio.Event()
+        self.settled = asyncio.Event()
+        self._refused_since = math.inf
         self.problem = ""
         self._trouble: type[Exception] | None = None
 
@@ -191,6 +198,7 @@ class Informer(Generic[R]):
                 self._version = ""
             except errors.KubeError as error:
                 self._note_failure(error)
+                self._note_refusal(is_refused=error.status == 403)
                 if isinstance(error, errors.Refused | errors.NotFound):
                     self._version = ""  # the rights or the CRD can have changed
                 elif self._is_short and not error.status:
@@ -243,6 +251,7 @@ class Informer(Generic[R]):
                 self._delete_key(key)
         # An object with an unreadable name can be any object, so no object counts as deleted.
         self.synced.set()
+        self.settled.set()
         return page.metadata.resource_version
 
     async def read_page(self, token: str) -> ObjectPage:
@@ -326,6 +335,19 @@ class Informer(Generic[R]):
         if type(error) is not self._trouble:  # an outage causes different errors; only the first one is logged
             log.warning("cannot list or watch %s: %s", self._handle.resource.plural, error.message)
         self._trouble, self.problem = type(error), error.message
+
+    def _note_refusal(self, *, is_refused: bool) -> None:
+        """Set `settled` if the lists of a single namespace have been refused for long enough."""
+        now = time.monotonic()
+        self._refused_since = min(self._refused_since, now) if is_refused else math.inf
+        if self._namespace and not self.settled.is_set() and now - self._refused_since >= REFUSED_PATIENCE:
+            self.settled.set()
+            log.warning(
+                "namespace %s is not served until its %s can be listed, and the others do not wait for it: restore the"
+                " release's Role there, or remove the namespace from watchNamespaces",
+                self._namespace,
+                self._handle.resource.plural,
+            )
 
     def _note_recovery(self) -> None:
         if self._trouble:

@@ -35,13 +35,14 @@ ROOT = Path(__file__).parents[2]
 LOOPBACK = {"LISTEN_ADDRESS": "127.0.0.1", "LISTEN_PORT": "0", "HEALTH_PORT": "0"}
 
 
-async def start_program(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    """Start the program with only the variables of this process that it needs to run."""
+async def start_program(*arguments: str, program: str = "", **environment: str) -> asyncio.subprocess.Process:
+    """Start the program with only the variables of this process that it needs to run.
+
+    With `program`, start that text instead, which calls the controller.
+    """
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "controller",
+        *(sys.executable, "-P"),
+        *(("-c", program) if program else ("-m", "controller")),
         *arguments,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
         stdout=asyncio.subprocess.PIPE,
@@ -270,6 +271,26 @@ async def test_controller_becomes_ready_without_the_akvsync_crd(tmp_path: Path) 
                 await controller.wait_for_line("stopped")
             assert (await controller.wait_for_exit())[0] == 0
     assert any("/akvsyncs" in request.path for request in server.requests)
+
+
+async def test_deleted_namespace_does_not_stop_the_others(tmp_path: Path) -> None:
+    """A namespace's administrator can delete it, or the release's Role there, and then the controller restarts."""
+    program = """
+from controller import __main__
+from controller.kube import informer
+informer.REFUSED_PATIENCE = 0.0
+__main__.main()
+"""
+    async with run_api_server() as server:
+        server.default_response = lambda request: (
+            error_response(403, "gone") if "/namespaces/gone/" in request.path else answer_as_empty_cluster(request)
+        )
+        async with run_controller(tmp_path, server, program=program, WATCH_NAMESPACES="gone,shop") as controller:
+            started = await controller.wait_for_line("started")
+            await controller.wait_for_line("listed")
+            # The operator must notice it.
+            assert await controller.probe(started["health_port"], "/readyz") == (503, "gone\ngone\n")
+            assert "akv_secret_store_leader 1.0" in (await controller.probe(started["port"], "/metrics"))[1]
 
 
 async def test_follower_is_ready_writes_nothing_and_ends_at_once(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class InformerHarness:
 
     def __init__(self, server: ScriptedApiServer, kube: KubeClient) -> None:
         self.server = server
+        self.kube = kube
         self.notified: list[tuple[Key, str | None]] = []
         self.store: Store[SecretSync] = Store()
         self.store.add_handler(self._record)

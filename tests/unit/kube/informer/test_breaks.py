@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from controller.kube.informer import Informer
 from controller.kube.permissions import SECRET_SYNCS
 from controller.runtime.work_queue import Key
 from tests.support.fixed_random import FixedRandom
@@ -185,6 +186,42 @@ async def test_watch_that_breaks_continues_from_its_last_version(harness: Inform
     assert harness.requested == ["list", "watch 10", "watch 12"]
 
 
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("namespace", "failures", "settles"),
+    [
+        pytest.param("team", [403] * 5, True, id="a refusal that lasts"),
+        pytest.param("team", [403] * 3, False, id="a refusal at the start of the API server"),
+        pytest.param("team", [403, 403, 500, 403, 403, 503, 403, 403], False, id="refusals between outages"),
+        pytest.param("team", [401] * 9, False, id="a token that is not accepted"),
+        pytest.param("team", [404] * 9, False, id="a missing CRD"),
+        pytest.param("", [403] * 9, False, id="all namespaces"),
+    ],
+)
+async def test_refused_namespace_is_not_waited_for(
+    harness: InformerHarness, namespace: str, failures: list[int], settles: bool
+) -> None:
+    harness.watch_seconds = 10.0
+    harness.informer = Informer(harness.kube, SECRET_SYNCS, namespace, harness.store)
+    await harness.play(*[error_response(status) for status in failures], FOREVER)
+    assert harness.informer.settled.is_set() is settles
+    assert not harness.informer.synced.is_set()
+
+
+async def test_refused_namespace_is_listed_once_its_role_is_restored(
+    harness: InformerHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await harness.play(*[error_response(403)] * 3, make_list(make_item("a")), FOREVER)
+    assert harness.informer.synced.is_set()
+    assert list(harness.store.keys()) == [A]
+    assert [text for text in caplog.messages if "restore the release's Role there" in text] == [
+        "namespace team is not served until its secretsyncs can be listed, and the others do not wait for it: restore"
+        " the release's Role there, or remove the namespace from watchNamespaces"
+    ]
+
+
 # Reports
 
 
@@ -192,6 +229,7 @@ async def test_problem_is_reported_while_it_lasts_and_logged_once(
     harness: InformerHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    harness.watch_seconds = 1.0
     await harness.play(*[error_response(403, "secretsyncs is forbidden")] * 3)
     assert harness.informer.problem == "secretsyncs is forbidden"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
