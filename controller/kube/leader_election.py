@@ -261,7 +261,8 @@ class LeaderElector:
         """Release the Lease, so that another process need not wait."""
         self._deadline = float("-inf")
         try:
-            async with asyncio.timeout(self._attempt_timeout):
+            # A longer Lease does not allow more time, because the kubelet kills the process after its grace period.
+            async with asyncio.timeout(min(self._attempt_timeout, ATTEMPT_TIMEOUT)):
                 # A renewal may have been in progress. Then only the API server has the current Lease.
                 lease = self._held_lease or await permissions.LEASE.get(self.kube, self._namespace, self._name)
                 self._held_lease = None

@@ -579,15 +579,29 @@ def test_leader_that_ended_does_not_renew_the_lease() -> None:
     virtual_time.run_virtual(main)
 
 
-def test_leader_that_ends_cancels_a_hanging_release_after_the_attempt_timeout() -> None:
+@pytest.mark.parametrize("lease_seconds", [15, 60, 3600])
+def test_hanging_release_ends_long_before_the_kubelet_kills_the_process(lease_seconds: int) -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
-        first = Replica(api, "a", clock)
+        first = Replica(api, "a", clock, lease_seconds)
         await asyncio.sleep(30.5)
         api.on_request = _hang
         first.done.set()
         await first.task
         assert clock() == 30.5 + ATTEMPT_TIMEOUT
+
+    virtual_time.run_virtual(main)
+
+
+def test_hanging_release_ends_in_proportion_to_a_shorter_lease() -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        first = Replica(api, "a", clock, 5)
+        await asyncio.sleep(30.5)
+        api.on_request = _hang
+        first.done.set()
+        await first.task
+        assert clock() == 30.5 + ATTEMPT_TIMEOUT / 3
 
     virtual_time.run_virtual(main)
 
