@@ -99,7 +99,6 @@ class DeliveryVerdict(NamedTuple):
 
 class _PartialSuccess(msgspec.Struct, rename="camel"):
     rejected_log_records: int = 0
-    error_message: str = ""
 
 
 class _ExportResponse(msgspec.Struct, rename="camel"):
@@ -110,9 +109,9 @@ def judge_answer(answer: CollectorAnswer, lines: int) -> DeliveryVerdict:
     """Return the result of a request of that many lines. It does not quote the collector's text."""
     if 200 <= answer.status < 300:
         partial = _decode_body(answer.body, _ExportResponse).partial_success
-        if not (partial.rejected_log_records or partial.error_message):
-            return DeliveryVerdict()
         lost = min(max(partial.rejected_log_records, 0), lines)
+        if not lost:
+            return DeliveryVerdict()  # an error message without rejected lines is a suggestion to the sender
         return DeliveryVerdict(lost=lost, why=f"the collector rejects {lost} of {lines} lines; its log has the reason")
     why = f"the collector answers {answer.status} ({responses.get(answer.status, 'no reason')})"
     if answer.status in _AGAIN:

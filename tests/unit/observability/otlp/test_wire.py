@@ -98,7 +98,10 @@ def test_other_status_is_not_retried_and_loses_the_lines(status: int) -> None:
             "rejects 2 of 3 lines; its log has the reason",
         ),
         (b'{"partialSuccess":{"rejectedLogRecords":2}}', 2, "rejects 2 of 3"),
-        (b'{"partialSuccess":{"errorMessage":"use a newer version"}}', 0, "rejects 0 of 3 lines"),
+        # The collector accepts all lines, and the text is only a warning.
+        (b'{"partialSuccess":{"errorMessage":"use a newer version"}}', 0, ""),
+        (b'{"partialSuccess":{"rejectedLogRecords":"0","errorMessage":"use a newer version"}}', 0, ""),
+        (b'{"partialSuccess":{"rejectedLogRecords":"-1","errorMessage":"x"}}', 0, ""),
         (b'{"partialSuccess":{"rejectedLogRecords":"70"}}', 3, "rejects 3 of 3"),
     ],
 )
