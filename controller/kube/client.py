@@ -64,7 +64,7 @@ class KubeClient:
     async def __aenter__(self) -> "KubeClient":
         self._session = aiohttp.ClientSession(
             # Unlimited: each watch needs one connection, and the number of workers bounds the others.
-            connector=aiohttp.TCPConnector(ssl=self._access.tls, limit=0),
+            connector=aiohttp.TCPConnector(limit=0),
             # A small compressed answer could fill the memory. `_open_response` also rejects a compressed answer that
             # was not requested.
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
@@ -98,6 +98,7 @@ class KubeClient:
                 data=None if body is None else content,
                 headers=headers,
                 timeout=limits,
+                ssl=self._access.tls(),
                 proxy=self._access.proxy,
                 server_hostname=self._access.server_name,
             ) as response:

@@ -19,20 +19,23 @@ from controller import errors
 
 # The kubelet's folder for token and CA, unless SERVICE_ACCOUNT_FOLDER is set.
 FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
-# Seconds between two reads of the token. The kubelet replaces it long before it expires.
+# Seconds between two reads of the token and the CA. The kubelet replaces the token long before it expires, and the CA
+# when the cluster's is renewed.
 REREAD_SECONDS = 60.0
 NO_CONFIG = "cannot find the Kubernetes API"
 _URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
 
 
 class ApiServerConfig(NamedTuple):
-    """The address of the API server. `authorization` returns the current Authorization header, or an empty text.
+    """The address of the API server.
 
-    `proxy` is the address of an HTTP proxy. `server_name` is the name in the certificate, if it differs from the host.
+    `tls` returns the context with the current CA, and `authorization` the current Authorization header, or an empty
+    text. `proxy` is the address of an HTTP proxy. `server_name` is the name in the certificate, if it differs from the
+    host.
     """
 
     server: str
-    tls: ssl.SSLContext
+    tls: Callable[[], ssl.SSLContext]
     authorization: Callable[[], Awaitable[str]]
     proxy: str | None = None
     server_name: str | None = None
@@ -56,28 +59,46 @@ def list_kubeconfigs(variable: str) -> list[str]:
     return [path for path in variable.split(os.pathsep) if path and Path(path).is_file()]
 
 
-class _TokenFile:
-    """A ServiceAccount's token, read again when it is replaced.
+class _MountedFiles:
+    """A ServiceAccount's token and the cluster's CA, read again because they are replaced.
 
-    The first read raises `OSError` if there is no token.
+    The first read raises `OSError` or `ValueError` if one is missing or invalid.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self._path = path
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self._folder = folder
         self._clock = clock
-        self._token = path.read_text().strip()
+        self._token = self._read_text("token")
+        self._ca = self._read_text("ca.crt")
+        self._tls = self._load_ca()
         self._reread_at = clock() + REREAD_SECONDS
+
+    def tls(self) -> ssl.SSLContext:
+        """Return a context that trusts the current CA. New connections use it."""
+        self._reread_if_due()
+        return self._tls
 
     async def authorization(self) -> str:
         """Return the value of the Authorization header."""
-        if self._clock() >= self._reread_at:
-            self._reread_at = self._clock() + REREAD_SECONDS
-            self._read_token()
+        self._reread_if_due()
         return f"Bearer {self._token}"
 
-    def _read_token(self) -> None:
+    def _reread_if_due(self) -> None:
+        if self._clock() < self._reread_at:
+            return
+        self._reread_at = self._clock() + REREAD_SECONDS
         with contextlib.suppress(OSError):  # the current token remains valid for a while
-            self._token = self._path.read_text().strip() or self._token
+            self._token = self._read_text("token") or self._token
+        with contextlib.suppress(OSError, ValueError):  # a file that cannot be used changes nothing
+            if (ca := self._read_text("ca.crt")) != self._ca:
+                self._tls, self._ca = self._load_ca(), ca
+
+    def _load_ca(self) -> ssl.SSLContext:
+        # Not `cadata`: with an empty text, the context would trust every CA of the system.
+        return ssl.create_default_context(cafile=self._folder / "ca.crt")
+
+    def _read_text(self, name: str) -> str:
+        return (self._folder / name).read_text().strip()
 
 
 def read_pod_config(environment: Mapping[str, str], clock: Callable[[], float] = time.monotonic) -> ApiServerConfig:
@@ -89,14 +110,13 @@ def read_pod_config(environment: Mapping[str, str], clock: Callable[[], float] =
         )
     folder = Path(environment.get("SERVICE_ACCOUNT_FOLDER") or FOLDER)
     try:
-        token = _TokenFile(folder / "token", clock)
-        tls = ssl.create_default_context(cafile=folder / "ca.crt")
+        files = _MountedFiles(folder, clock)
     except (OSError, ValueError) as error:  # a TLS error is an OSError
         raise errors.Refused(
             f"{NO_CONFIG}: {folder} has no usable token and ca.crt ({type(error).__name__}); have the ServiceAccount's"
             " token mounted (automountServiceAccountToken) or set KUBECONFIG"
         ) from error
-    return ApiServerConfig(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, token.authorization)
+    return ApiServerConfig(f"https://{f'[{host}]' if ':' in host else host}:{port}", files.tls, files.authorization)
 
 
 async def _read_kubeconfig(files: Sequence[str]) -> ApiServerConfig:
@@ -149,7 +169,7 @@ async def _read_kubeconfig(files: Sequence[str]) -> ApiServerConfig:
             raise errors.Unreachable(f"the kubeconfig gives no token ({error}); it is tried again") from error
         return found or ""
 
-    return ApiServerConfig(read.host, tls, authorization, read.proxy or None, read.tls_server_name or None)
+    return ApiServerConfig(read.host, lambda: tls, authorization, read.proxy or None, read.tls_server_name or None)
 
 
 def _current_context(files: Sequence[str]) -> str | None:

@@ -94,7 +94,7 @@ async def _send(pairs: list[tuple[Request, Request]], environment: Mapping[str, 
     ]
 
     async def work() -> None:
-        reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=access.tls)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=access.tls())
         while waiting:
             for request, encoded in waiting.pop():
                 writer.write(encoded)

@@ -87,7 +87,8 @@ class ScriptedApiServer:
 
     def client_config(self, ca_file: Path | None = None) -> ApiServerConfig:
         """Return the configuration of a client of this server."""
-        return ApiServerConfig(self.url, ssl.create_default_context(cafile=ca_file), _anonymous)
+        tls = ssl.create_default_context(cafile=ca_file)
+        return ApiServerConfig(self.url, lambda: tls, _anonymous)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         asked = ReceivedRequest(

@@ -11,7 +11,8 @@ import pytest
 from controller import errors
 from controller.kube import config
 from controller.kube.client import KubeClient
-from tests.support.scripted_api_server import run_api_server
+from tests.support.scripted_api_server import ScriptedResponse, run_api_server
+from tools.keyvault_emulator.tls import LocalAuthority
 from tools.local_cluster.pki import ClusterAuthority
 
 KUBECONFIG = """
@@ -44,7 +45,7 @@ async def test_pod_is_configured_by_its_service_account(host: str, server: str, 
     found = await config.find_config(make_pod_environment(tmp_path, host))
     assert found.server == server
     assert await found.authorization() == "Bearer first"
-    [authority] = found.tls.get_ca_certs()
+    [authority] = found.tls().get_ca_certs()
     assert authority["subject"]
 
 
@@ -59,6 +60,33 @@ async def test_replaced_token_is_read_again(tmp_path: Path) -> None:
         unusable()
         now += config.REREAD_SECONDS
         assert await found.authorization() == "Bearer second"
+
+
+async def test_renewed_ca_of_the_cluster_is_trusted_without_a_restart(tmp_path: Path) -> None:
+    """`k3s certificate rotate-ca` renews the certificates of the API server, and the kubelet the mounted ca.crt."""
+    environment = make_pod_environment(tmp_path)
+    folders = [tmp_path / name for name in ("old", "new")]
+    for folder in folders:
+        folder.mkdir()
+    old, new = (LocalAuthority(folder) for folder in folders)
+    (tmp_path / "ca.crt").write_bytes(old.file.read_bytes())
+    now = 1000.0
+    tls = old.server_context(folders[0], ["127.0.0.1"])
+    async with run_api_server(tls) as server:
+        server.default_response = lambda _: ScriptedResponse({}, headers={"Connection": "close"})
+        access = config.read_pod_config(environment, lambda: now)._replace(server=server.url)
+        async with KubeClient(access) as kube:
+            assert await kube.call("GET", "/") == b"{}"
+            new.server_context(folders[1], ["127.0.0.1"])
+            tls.load_cert_chain(folders[1] / "server.pem")
+            with pytest.raises(errors.Unreachable, match="ClientConnectorCertificateError"):
+                await kube.call("GET", "/")
+            (tmp_path / "ca.crt").write_bytes(new.file.read_bytes())
+            for content in (None, b"", b"none"):
+                if content is not None:  # an unusable file changes nothing
+                    (tmp_path / "ca.crt").write_bytes(content)
+                now += config.REREAD_SECONDS
+                assert await kube.call("GET", "/") == b"{}"
 
 
 @pytest.mark.parametrize("missing", ["token", "ca.crt"])
@@ -141,7 +169,7 @@ async def test_kubeconfig_is_obeyed_about_tls_and_proxies(tmp_path: Path) -> Non
     cluster = f'"{SERVER}", insecure-skip-tls-verify: true, tls-server-name: api.example, proxy-url: "http://h:1"'
     (tmp_path / "config").write_text(KUBECONFIG.replace(f'"{SERVER}"', cluster))
     found = await config.find_config({"KUBECONFIG": str(tmp_path / "config")})
-    assert (found.tls.verify_mode, found.tls.check_hostname) == (ssl.CERT_NONE, False)
+    assert ((tls := found.tls()).verify_mode, tls.check_hostname) == (ssl.CERT_NONE, False)
     assert (found.server_name, found.proxy) == ("api.example", "http://h:1")
 
 
