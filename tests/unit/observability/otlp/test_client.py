@@ -5,6 +5,8 @@ import contextlib
 import shutil
 import socket
 import ssl
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -205,6 +207,27 @@ async def test_name_that_does_not_resolve_is_reported(harness: ClientHarness) ->
     message = await catch_refusal(collector_client)
     await collector_client.close()
     assert "collector.invalid does not resolve; check logs.otlp.endpoint" in message
+
+
+def test_hanging_lookup_does_not_delay_the_end_of_the_process(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network, a lookup can take longer than the grace period after SIGTERM."""
+    ended = threading.Event()
+    monkeypatch.setattr(client, "SECONDS", 1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(20))
+    harness.write_files(harness.authority.issue("client", user="client"), harness.authority)
+
+    async def main() -> None:
+        sender = CollectorClient("https://collector.example:4318", harness.folder)
+        with pytest.raises(UnsentError, match="did not answer within 1 s"):
+            await sender.post_body(b"{}")
+        await sender.close()
+
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 10
+    ended.set()
 
 
 async def test_silent_collector_is_reported_after_the_timeout(
