@@ -18,6 +18,7 @@ from controller import errors
 from controller.api.lease import Lease, LeaseSpec
 from controller.kube import permissions
 from controller.kube.client import KubeClient
+from controller.kube.foreign_text import RefuserKind, parse_refusal
 
 # The default duration of the Lease, within which a failed leader is replaced. With another duration, the times below
 # change in proportion.
@@ -231,8 +232,8 @@ class LeaderElector:
         if not stays and self._clock() - self._failing_since < LEASE_DURATION:
             return
         fix = (
-            f"restore the Role {self._name} of the chart, or create the Lease with kubectl"
-            if stays
+            _find_refusal_fix(error, self._name)
+            if isinstance(error, errors.Refused)
             else "check that the API server answers, and the network connection to it"
         )
         self.problem = (
@@ -275,3 +276,12 @@ class LeaderElector:
         if failure and not self._reported_failure:  # an outage causes different errors; only the first one is logged
             log.warning("cannot use the lease %s/%s: %s", self._namespace, self._name, failure)
         self._reported_failure = failure
+
+
+def _find_refusal_fix(error: errors.Refused, role: str) -> str:
+    """Return the next step after the API server has refused a request for the Lease."""
+    if error.status == 401:
+        return "the API server does not accept the controller's token: delete the pod, so that it gets a new token"
+    if isinstance(error, errors.PolicyRefused) or parse_refusal(error.message).by is RefuserKind.WEBHOOK:
+        return "exempt the controller's ServiceAccount from it"
+    return f"restore the Role {role} of the chart, or create the Lease with kubectl"

@@ -394,7 +394,17 @@ def test_lease_that_cannot_be_created_is_a_problem_until_it_exists() -> None:
         (
             make_failing_request(errors.PolicyRefused("policy 'x' refused", status=422)),
             RETRY_PERIOD,
-            ["policy 'x'", "restore the Role l"],
+            ["policy 'x'", "exempt the controller's ServiceAccount from it"],
+        ),
+        (
+            make_failing_request(errors.Refused('admission webhook "x.y" denied the request: no', status=403)),
+            RETRY_PERIOD,
+            ['admission webhook "x.y"', "exempt the controller's ServiceAccount from it"],
+        ),
+        (
+            make_failing_request(errors.Refused("Unauthorized", status=401)),
+            RETRY_PERIOD,
+            ["(Unauthorized)", "delete the pod, so that it gets a new token"],
         ),
         (
             make_failing_request(errors.NotFound("no namespace n", status=404)),
@@ -414,7 +424,7 @@ def test_lease_that_cannot_be_created_is_a_problem_until_it_exists() -> None:
         ),
         (_hang, LEASE_DURATION, ["no answer in time", "API server answers"]),
     ],
-    ids=["role", "policy", "namespace", "5xx", "large", "gone", "hangs"],
+    ids=["role", "policy", "webhook", "token", "namespace", "5xx", "large", "gone", "hangs"],
 )
 def test_lasting_lease_failure_is_a_problem_until_it_ends(
     on_request: Callable[[], Any], after: float, words: list[str]
