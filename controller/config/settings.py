@@ -8,7 +8,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, structs
@@ -204,7 +204,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
             found = re.search(r"^(.*) - at `\$\.(\w+)", str(error))
             if not found:
                 raise SettingsError(str(error)) from error
-            raise SettingsError(f"{found[2].upper()} is {given[found[2]]!r}: {found[1]}") from error
+            kind = get_type_hints(cls)[found[2]]
+            accepted = f"write one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else found[1]
+            raise SettingsError(f"{found[2].upper()} is {given[found[2]]!r}: {accepted}") from error
 
     def clouds(self) -> dict[str, Cloud]:
         """Return the built-in clouds and those of the file, with the certificates to trust besides the system's.

@@ -103,7 +103,8 @@ def test_table_above_has_every_setting() -> None:
         ("LISTEN_PORT", "65536", "`int` <= 65535"),
         ("LISTEN_PORT", "http", "`int`"),
         ("HEALTH_PORT", "65536", "`int` <= 65535"),
-        ("LOG_LEVEL", "loud", "'loud'"),
+        ("LOG_LEVEL", "loud", "write one of debug, info, warning, error"),
+        ("LOG_LEVEL", "INFO", "write one of debug, info, warning, error"),
     ],
 )
 def test_invalid_variable_is_reported_with_the_accepted_values(variable: str, text: str, accepted: str) -> None:
