@@ -229,7 +229,7 @@ class LeaderElector:
         if self._failing_since is None:
             self._failing_since = self._clock()
         stays = isinstance(error, errors.Refused)
-        if not stays and self._clock() - self._failing_since < LEASE_DURATION:
+        if not stays and self._clock() - self._failing_since < self._lease_seconds:
             return
         fix = (
             _find_refusal_fix(error, self._name)

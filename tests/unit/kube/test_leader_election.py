@@ -481,6 +481,23 @@ def test_failure_from_the_start_is_a_problem_after_the_duration_of_a_lease(
     assert [record.getMessage() for record in caplog.records] == [f"cannot use the lease n/l: {text}"]
 
 
+@pytest.mark.parametrize("lease_seconds", [5, LEASE_DURATION, 60, 3600])
+def test_leader_whose_lease_cannot_be_renewed_has_no_problem_while_it_leads(lease_seconds: int) -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        replica = Replica(api, "a", clock, lease_seconds=lease_seconds)
+        await asyncio.sleep(0.1)
+        api.on_request = make_failing_request(errors.Unreachable("HTTP 500", status=500))
+        while replica.elector.leads:
+            assert replica.elector.problem == ""
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(lease_seconds)
+        assert replica.elector.problem.startswith("no replica can lead")
+        await replica.kill()
+
+    virtual_time.run_virtual(main)
+
+
 def test_follower_that_reads_the_lease_again_has_no_problem() -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
