@@ -7,6 +7,7 @@ and 1.8 s on first use. This client therefore sends plain HTTP, and the handles 
 
 import contextlib
 import copy
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,11 @@ TIMEOUT = 30.0
 MAX_ANSWER = 8 * 2**20
 # An error is a short Status. The client does not read a longer one.
 MAX_ERROR = 2**16
+
+# Seconds before the kernel probes a silent peer, seconds between probes, and the number of probes without an answer
+# that end the connection. A watch is silent for minutes, and a node that loses power closes no connection. client-go
+# also notices that after 45 s.
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 Query = Mapping[str, str]
 _ENCODER = msgspec.json.Encoder()
@@ -64,7 +70,7 @@ class KubeClient:
     async def __aenter__(self) -> "KubeClient":
         self._session = aiohttp.ClientSession(
             # Unlimited: each watch needs one connection, and the number of workers bounds the others.
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_new_socket),
             # A small compressed answer could fill the memory. `_open_response` also rejects a compressed answer that
             # was not requested.
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
@@ -173,6 +179,17 @@ class KubeClient:
                     raise errors.AnswerTooLarge(
                         f"the Kubernetes API sent an event of more than {MAX_ANSWER} bytes; everything is listed again"
                     )
+
+
+def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket whose connection ends soon after its peer has vanished."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:  # other systems than Linux lack some of them
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 def _allow_all() -> None:

@@ -1,6 +1,8 @@
 """Test watches of the Kubernetes API over real HTTP: lines, timeouts, and connections for other requests."""
 
 import asyncio
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -37,6 +39,25 @@ async def test_silent_watch_is_ended(server_and_client: tuple[ScriptedApiServer,
     assert await anext(lines) == b'{"type":"ADDED"}'
     error = await catch_error(anext(lines))
     assert isinstance(error, errors.Unreachable)
+
+
+def keepalive_seconds(port: int) -> list[float]:
+    """Return the seconds until the kernel's next probe of each connection to this port (man 5 proc, net/tcp)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    timers = [row[5].split(":") for row in rows if row[2].endswith(f":{port:04X}")]
+    return [int(moment, 16) / 100 for kind, moment in timers if kind == "02"]
+
+
+async def test_silent_api_server_of_a_watch_is_probed_within_half_a_minute(
+    server_and_client: tuple[ScriptedApiServer, KubeClient],
+) -> None:
+    """A node that loses power closes no connection. Otherwise the watch would notice that after five minutes."""
+    server, api = server_and_client
+    server.add_responses(ScriptedResponse([b"{}\n"], held=True))
+    lines = api.watch_lines("/", {}, quiet=60)
+    assert await anext(lines) == b"{}"
+    [seconds] = keepalive_seconds(urlsplit(server.url).port or 0)
+    assert 25 < seconds <= 30
 
 
 async def test_watch_requests_bookmarks_and_a_timeout(server_and_client: tuple[ScriptedApiServer, KubeClient]) -> None:
