@@ -33,9 +33,9 @@ def start_ci(folder: Path, *, failing: str = "", blocking: str = "") -> "subproc
     make.write_text(FAKE_MAKE)
     make.chmod(0o755)
     env = {"PATH": f"{make.parent}:{os.environ['PATH']}", "FAILING": failing, "BLOCKING": blocking}
-    return subprocess.Popen(
-        [folder / ".ci" / "run"], cwd="/", env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    # A shell starts background jobs with SIGINT ignored, and the tests can be such a job.
+    command = ["env", "--default-signal=INT", str(folder / ".ci" / "run")]
+    return subprocess.Popen(command, cwd="/", env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def read_calls(folder: Path) -> list[str]:
