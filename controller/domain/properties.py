@@ -25,6 +25,7 @@ from controller.errors import ObjectError
 # Key Vault stores values of up to 25 KB.
 MAX_DOCUMENT_BYTES = 64 * 1024
 MAX_DEPTH = 64
+TOO_DEEP = f"is nested in more than {MAX_DEPTH} levels"
 # Maximum number of names in a message.
 MAX_NAMES = 10
 _STEPS = re.compile(rf"\.?(?:((?:{PROPERTY_LETTER})+)|({PROPERTY_INDEX}))")
@@ -180,7 +181,7 @@ def _parse_number(text: str) -> msgspec.Raw:
 def _read_json(text: str) -> Node:
     """Parse JSON. Raise `JSONDecodeError` for other texts, and `_UnreadableDocument` for JSON that is not accepted."""
     try:
-        return json.loads(
+        document = json.loads(
             text,
             parse_int=_parse_number,
             parse_float=_parse_number,
@@ -188,7 +189,23 @@ def _read_json(text: str) -> Node:
             object_pairs_hook=_build_object,
         )
     except RecursionError:
-        raise _UnreadableDocument("is nested too deeply") from None
+        raise _UnreadableDocument(TOO_DEEP) from None
+    _check_depth(document)
+    return document
+
+
+def _check_depth(document: Node) -> None:
+    """Raise `_UnreadableDocument` for too many levels. The limit of the parser depends on the version of Python."""
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    if any(isinstance(node, dict | list) for node in level):
+        raise _UnreadableDocument(TOO_DEEP)
 
 
 def _refuse_constant(name: str) -> None:
@@ -227,7 +244,7 @@ class _YamlBuilder:
         self._open.append(node)
         self._names.append(None)
         if len(self._open) > MAX_DEPTH:
-            raise _UnreadableDocument(f"is nested in more than {MAX_DEPTH} levels")
+            raise _UnreadableDocument(TOO_DEEP)
 
     def end(self) -> None:
         """End the innermost collection."""

@@ -271,9 +271,9 @@ def test_hostile_document_ends_within_the_time_limit(pattern: str) -> None:
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_nested_json_is_read_or_refused(opening: str, closing: str) -> None:
-    for depth in (1, MAX_DEPTH, 900, 5000):
-        message = find_problem(("[" + opening * depth + "1" + closing * depth + "]").encode())
-        assert "too deeply" in message if depth > 900 else "no properties" in message
+    for depth in (1, MAX_DEPTH, MAX_DEPTH + 1, 900, 5000, 10_000):
+        document = ("[" + opening * (depth - 1) + "1" + closing * (depth - 1) + "]").encode()
+        assert ("more than 64 levels" if depth > MAX_DEPTH else "no properties") in find_problem(document)
 
 
 def test_document_above_the_size_limit_is_not_read() -> None:
