@@ -20,7 +20,8 @@ RULES = Path(__file__).with_suffix(".toml")
 SUFFIXES = {".cfg", ".go", ".in", ".j2", ".md", ".py", ".sh", ".toml", ".tpl", ".yaml", ".yml"}
 NAMES = {"Containerfile", "Makefile", "NOTES.txt"}
 LEFT_OUT = {".git", ".venv", "__pycache__", "build", "go", "node_modules"}
-TEXT = (tokenize.COMMENT, tokenize.STRING)
+# From Python 3.12 on, the text of an f-string is a token of its own.
+TEXT = (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
 
 
 @dataclass(frozen=True)
