@@ -229,7 +229,8 @@ CAUSES = [
         "object disabled",
         lambda space, emulator: emulator.disable_secret(space.vault, "a"),
         "secret a is disabled in Key Vault {vault}",
-        "enable it there",
+        "enable it there, or if it belongs to a certificate whose request is pending, merge that"
+        " (az keyvault certificate pending merge)",
     ),
     FailureCause(
         "the cluster's clock is six minutes ahead",
