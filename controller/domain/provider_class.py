@@ -52,6 +52,8 @@ _PARTS = {
 }
 # These keys of a TLS Secret extract their part from the object at the sourcePath, as in upstream.
 _TLS_PARTS = {"tls.crt": ObjectPart.CERTIFICATES, "tls.key": ObjectPart.TLS_KEY}
+# The number of a version in a sourcePath. The largest objectVersionHistory has ten digits, and `int` refuses 4,301.
+_VERSION_INDEX = re.compile(r"[0-9]{1,10}")
 # The suffix of an expanded item's targetKey in lists of keys. The item can have any number of keys in the Secret.
 EXPANDED_SUFFIX = "/*"
 # The parts that a sourcePath can name if a key of a TLS Secret extracts a part.
@@ -155,9 +157,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
             if found := self.objects.get(stem):
                 version = ObjectVersionRef(found, 0, part)
                 fits = found.history <= 1
-            elif (
-                (found := self.histories.get(name) or self.objects.get(name)) and number.isascii() and number.isdigit()
-            ):
+            elif (found := self.histories.get(name) or self.objects.get(name)) and _VERSION_INDEX.fullmatch(number):
                 version = ObjectVersionRef(found, int(number), part)
                 # The CSI provider serves one version more than requested, so a mapping of that version is valid.
                 fits = 1 < found.history >= version.index

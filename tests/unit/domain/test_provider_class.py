@@ -550,6 +550,7 @@ def test_version_is_shown_with_its_number_if_it_has_a_history(path: str, text: s
         ("many/x", ["write many/0"]),
         ("many/-1", ["write many/0"]),
         ("many/²", ["write many/0"]),
+        pytest.param("many/" + "1" * 5000, ["write many/0"], id="more digits than Python converts"),
         ("many/0/1", ["write many/0"]),
         ("many/tls.crt", ["write many/0", "many/0/tls.crt"]),
         ("many.crt", ["write many/0"]),
