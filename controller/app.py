@@ -193,11 +193,17 @@ def _new_informers(kube: KubeClient, namespaces: Sequence[str], controllers: _Co
     """Return the informers of these namespaces; an empty name is the whole cluster."""
     kept: Kept = TotalBudget(budgets.KEPT)
     found = _InformerSet([], [])
+    secretsync, akvsync = controllers.secretsync, controllers.akvsync
     for namespace in namespaces:
-        found.required.append(Informer(kube, permissions.CLASSES, namespace, controllers.secretsync.classes, kept))
-        found.required.append(Informer(kube, permissions.SECRET_SYNCS, namespace, controllers.secretsync.syncs, kept))
-        if controllers.akvsync:
-            found.optional.append(Informer(kube, permissions.AKV_SYNCS, namespace, controllers.akvsync.store, kept))
+        # If the lists of a single namespace were refused, it is listed while the controller works. Then its SecretSyncs
+        # must not seem to lack their classes, and its AKVSyncs not the objects that they generated.
+        classes = Informer(kube, permissions.CLASSES, namespace, secretsync.classes, kept)
+        first = classes if namespace else None
+        syncs = Informer(kube, permissions.SECRET_SYNCS, namespace, secretsync.syncs, kept, after=first)
+        found.required.extend((classes, syncs))
+        if akvsync:
+            second = syncs if namespace else None
+            found.optional.append(Informer(kube, permissions.AKV_SYNCS, namespace, akvsync.store, kept, after=second))
     return found
 
 

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -154,15 +154,24 @@ class Informer(Generic[R]):
     `problem` is why listing or watching fails, or an empty text. `synced` is set after the first complete list.
     `settled` is set then, too, or when the API server has refused to list a single namespace for `REFUSED_PATIENCE`:
     users can delete a namespace, or its Role, and the other namespaces must not wait for it.
+
+    It begins when the informer `after` has listed everything: no object arrives before those that it depends on.
     """
 
     def __init__(
-        self, kube: KubeClient, handle: ListWatch[R], namespace: str, store: Store[R], kept: Kept | None = None
+        self,
+        kube: KubeClient,
+        handle: ListWatch[R],
+        namespace: str,
+        store: Store[R],
+        kept: Kept | None = None,
+        after: "Informer[Any] | None" = None,
     ) -> None:
         self._kube = kube
         self._handle = handle
         self._namespace = namespace
         self._store = store
+        self._after = after
         self.kept_bytes = kept or TotalBudget(budgets.KEPT)
         # The keys of the objects that this informer has stored.
         self.own_keys: set[Key] = set()
@@ -187,6 +196,8 @@ class Informer(Generic[R]):
 
     async def run(self) -> None:
         """List and watch until cancelled."""
+        if self._after:
+            await self._wait_for_list(self._after)
         failures = 0
         while True:
             began = math.inf  # a list that fails has not lasted
@@ -221,6 +232,15 @@ class Informer(Generic[R]):
             # A watch that ends at once or is always expired must not cause a fast loop of lists.
             failures = 0 if self._has_lasted(began) else failures + 1
             await asyncio.sleep(self._wait_after_failure(failures) if failures else 0)
+
+    async def _wait_for_list(self, other: "Informer[Any]") -> None:
+        """Wait until another informer has listed everything. If that is refused, no other work waits for this one."""
+        await other.settled.wait()
+        if not other.synced.is_set():
+            self.problem = f"waits for the list of {other.count()[0]}"
+            self.settled.set()
+        await other.synced.wait()
+        self.problem = ""
 
     @staticmethod
     def _has_lasted(began: float) -> bool:

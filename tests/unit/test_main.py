@@ -30,6 +30,7 @@ from tests.support.scripted_api_server import (
     run_api_server,
     write_kubeconfig,
 )
+from tests.unit.kube.informer.informer_harness import make_item, make_list
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = {"LISTEN_ADDRESS": "127.0.0.1", "LISTEN_PORT": "0", "HEALTH_PORT": "0"}
@@ -273,24 +274,61 @@ async def test_controller_becomes_ready_without_the_akvsync_crd(tmp_path: Path) 
     assert any("/akvsyncs" in request.path for request in server.requests)
 
 
-async def test_deleted_namespace_does_not_stop_the_others(tmp_path: Path) -> None:
-    """A namespace's administrator can delete it, or the release's Role there, and then the controller restarts."""
-    program = """
+# The controller without the half minute in which it waits for a refused namespace.
+IMPATIENT = """
 from controller import __main__
 from controller.kube import informer
 informer.REFUSED_PATIENCE = 0.0
 __main__.main()
 """
+
+
+async def test_deleted_namespace_does_not_stop_the_others(tmp_path: Path) -> None:
+    """A namespace's administrator can delete it, or the release's Role there, and then the controller restarts."""
     async with run_api_server() as server:
         server.default_response = lambda request: (
             error_response(403, "gone") if "/namespaces/gone/" in request.path else answer_as_empty_cluster(request)
         )
-        async with run_controller(tmp_path, server, program=program, WATCH_NAMESPACES="gone,shop") as controller:
+        async with run_controller(tmp_path, server, program=IMPATIENT, WATCH_NAMESPACES="gone,shop") as controller:
             started = await controller.wait_for_line("started")
             await controller.wait_for_line("listed")
             # The operator must notice it.
-            assert await controller.probe(started["health_port"], "/readyz") == (503, "gone\ngone\n")
+            assert await controller.probe(started["health_port"], "/readyz") == (
+                503,
+                "gone\nwaits for the list of secretproviderclasses\n",
+            )
             assert "akv_secret_store_leader 1.0" in (await controller.probe(started["port"], "/metrics"))[1]
+
+
+async def test_secretsyncs_of_a_refused_namespace_are_not_reported_as_without_a_class(tmp_path: Path) -> None:
+    """When the Role is restored, or allows only a part, the informers of the namespace succeed at different times."""
+    status = {"conditions": [{"type": "Ready", "status": "True", "reason": "Synced"}]}
+    synced = {**make_item("a"), "status": status}
+    allowed, listed = asyncio.Event(), asyncio.Event()
+
+    def answer(request: ReceivedRequest) -> ScriptedResponse:
+        if request.path.endswith("/team/secretproviderclasses") and not allowed.is_set():
+            return error_response(403, "gone")
+        if request.path.endswith("/team/secretsyncs") and not request.is_watch:
+            return make_list(synced)
+        if request.path.endswith("/team/akvsyncs"):
+            listed.set()
+        return answer_as_empty_cluster(request)
+
+    async with run_api_server() as server:
+        server.default_response = answer
+        async with run_controller(tmp_path, server, program=IMPATIENT, WATCH_NAMESPACES="team,shop") as controller:
+            started = await controller.wait_for_line("started")
+            await controller.wait_for_line("listed")
+            await asyncio.sleep(1)
+            paths = [request.path for request in server.requests if "/team/" in request.path]
+            assert {path.rpartition("/")[2] for path in paths} == {"secretproviderclasses"}
+            problems = "gone\nwaits for the list of secretproviderclasses\n"
+            assert await controller.probe(started["health_port"], "/readyz") == (503, problems)
+            allowed.set()
+            async with asyncio.timeout(20):
+                await listed.wait()
+            assert await controller.probe(started["health_port"], "/readyz") == (200, "ok\n")
 
 
 async def test_follower_is_ready_writes_nothing_and_ends_at_once(tmp_path: Path) -> None:
