@@ -14,6 +14,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.domain.generated import changed_items, keys_from_items
 from controller.errors import ParsingDeferred
+from controller.observability.telemetry import RateLimitedLog
 from controller.runtime.parsing import Charge, ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync.class_reader import EDIT_INTERVAL, SMALL
@@ -57,11 +58,13 @@ class ClassEdits:
         current: Callable[[Key], Class],
         users: Users,
         changed: Callable[[AffectedKeys], None],
+        rate_limited_log: RateLimitedLog,
     ) -> None:
         self._parser = parser
         self._current = current
         self._users = users
         self._changed = changed
+        self._rate_limited_log = rate_limited_log
         # For each class, its state before the first edit that is not compared yet.
         self._before: dict[Key, SecretProviderClass] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
@@ -88,10 +91,13 @@ class ClassEdits:
             while before := self._before.pop(key, None):
                 after, users = self._current(key), self._users(key)
                 work = partial(affected_keys, before, after, users)
+                found: AffectedKeys = dict.fromkeys(users)  # if the states cannot be compared
                 try:
                     found = await self._parser.run(key.namespace, partial(_without_charge, work))
                 except ParsingDeferred:
-                    found = dict.fromkeys(users)  # the attempt of each SecretSync reports that the budget is spent
+                    pass  # the attempt of each SecretSync reports that the budget is spent
+                except Exception as error:
+                    self._rate_limited_log.log_unexpected(error)
                 self._changed(found)
                 await asyncio.sleep(EDIT_INTERVAL)
         finally:

@@ -101,7 +101,9 @@ class Reconciler:
         self.syncs: Store[SecretSync] = Store()
         self.syncs.add_handler(self._handle_sync_change)
         self.classes: Store[SecretProviderClass] = Store()
-        self._class_edits = ClassEdits(parser, self.classes.get, self._users_of, self._handle_class_edit)
+        self._class_edits = ClassEdits(
+            parser, self.classes.get, self._users_of, self._handle_class_edit, self._rate_limited_log
+        )
         self.classes.add_handler(self._handle_class_change)
 
     def _handle_sync_change(self, key: Key, before: SecretSync | Unreadable | None) -> None:

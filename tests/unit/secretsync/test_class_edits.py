@@ -1,6 +1,7 @@
 """Test that edits of generated classes are compared in a thread, once a second, within the budget of a namespace."""
 
 import asyncio
+import logging
 import threading
 from typing import Any
 
@@ -13,6 +14,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.domain.generated import ClassItem, as_objects
 from controller.errors import ParsingDeferred
+from controller.observability.telemetry import RateLimitedLog
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync import class_edits
@@ -56,7 +58,8 @@ class ClassEditsHarness:
         self.found: list[AffectedKeys] = []
         self._added = asyncio.Event()
         self.syncs = {Key("shop", user.metadata.name): user for user in users}
-        self.edits = ClassEdits(pool or ParsingPool(), lambda _: self.current, lambda _: self.syncs, self._add)
+        log = RateLimitedLog(logging.getLogger(__name__))
+        self.edits = ClassEdits(pool or ParsingPool(), lambda _: self.current, lambda _: self.syncs, self._add, log)
 
     def edit(self, after: SecretProviderClass) -> None:
         before, self.current = self.current, after
@@ -122,15 +125,26 @@ async def test_edits_within_a_second_are_compared_together(threads: list[str], m
     }
 
 
-class SpentPool(ParsingPool):
-    """A pool in which every namespace has spent its budget."""
+class FailingPool(ParsingPool):
+    """A pool that runs nothing."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__()
+        self._failure = failure
 
     async def run(self, *_: object, **__: object) -> Any:
-        raise ParsingDeferred("the budget is spent", retry_after=30.0)
+        raise self._failure
 
 
-async def test_edit_in_a_namespace_without_budget_affects_all_keys(threads: list[str]) -> None:
-    harness = ClassEditsHarness(make_class(*NAMES), make_sync("s", *NAMES), pool=SpentPool())
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(ParsingDeferred("the budget is spent", retry_after=30.0), id="spent budget"),
+        pytest.param(RuntimeError("can't start new thread"), id="limit of threads or memory"),
+    ],
+)
+async def test_edit_that_cannot_be_compared_affects_all_keys(threads: list[str], failure: Exception) -> None:
+    harness = ClassEditsHarness(make_class(*NAMES), make_sync("s", *NAMES), pool=FailingPool(failure))
     harness.edit(make_class(*NAMES[1:], generation=2))
     await harness.wait_for_results(1)
     assert (threads, harness.found) == ([], [{Key("shop", "s"): None}])
