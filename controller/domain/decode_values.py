@@ -230,7 +230,7 @@ def _parsed_document(raw: VaultValue, version: ObjectVersionRef, noun: str, open
 def _expand_properties(
     raw: VaultValue, version: ObjectVersionRef, key: str, noun: str, opened: _ParsedValues
 ) -> ExpandedValues:
-    """Return a value for each property that can be a key. Raise `ObjectError` if there are none, or too many.
+    """Return a value for each property that can be a key. Raise `ObjectError` if none is usable, or too many.
 
     A second key of the same properties is refused: with thousands of such keys, the values would fill the memory.
     """
@@ -259,8 +259,11 @@ def _expand_properties(
         (unusable, "properties that are not valid Unicode text; correct them"),
         (misnamed, "properties whose names cannot be keys of a Secret; rename them, or map them by themselves"),
     )
-    text = "; ".join(f"{mistake}: {list_names(names)}" for names, mistake in mistakes if names)
-    return ExpandedValues(properties, _unusable_value(f"{noun} has {text}", raw), frozenset(unusable))
+    listed_mistakes = "; ".join(f"{mistake}: {list_names(names)}" for names, mistake in mistakes if names)
+    text = f"{noun} has {listed_mistakes}"
+    if not properties:
+        raise ObjectError(text)
+    return ExpandedValues(properties, _unusable_value(text, raw), frozenset(unusable))
 
 
 def _unusable_value(message: str, raw: VaultValue | Unchanged) -> UnusableValue:

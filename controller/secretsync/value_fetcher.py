@@ -171,8 +171,8 @@ def has_usable_properties(properties: Iterable[ObjectVersion], error: errors.Unu
 
 
 def _keep_unusable(item: Decoded, held: Iterable[ObjectVersion]) -> Decoded:
-    """Let unusable properties keep their last value in the Secret. An item without usable ones failed as a whole."""
-    if not isinstance(item, ExpandedValues) or not item.properties:
+    """Let unusable properties keep their last value in the Secret."""
+    if not isinstance(item, ExpandedValues):
         return item
     kept = {entry.target_key: Unchanged() for entry in held if entry.target_key in item.unusable}
     return msgspec.structs.replace(item, properties={**item.properties, **kept})

@@ -255,7 +255,13 @@ async def sync_shared_property(harness: SyncerHarness) -> tuple[SecretSync, Secr
 
 
 @pytest.mark.parametrize(
-    "failure", [ObjectError("secret user is disabled"), make_value("{", "v2"), ProviderError("unreachable")]
+    "failure",
+    [
+        ObjectError("secret user is disabled"),
+        make_value("{", "v2"),
+        make_value('{"host": "\\ud800"}', "v2"),
+        ProviderError("unreachable"),
+    ],
 )
 async def test_other_object_does_not_replace_a_property_of_a_failed_one(
     harness: SyncerHarness, failure: VaultValue | ControllerError
