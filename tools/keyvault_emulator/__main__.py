@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--directory",
         type=Path,
         help="the folder for the CA and Entra's signing key, which later starts reuse, and for connection.json with "
-        "the addresses and the control key (default: a new temporary folder)",
+        "the addresses and the control key (default: a temporary folder, which is removed at the end)",
     )
     parser.add_argument("--state", type=Path, help="a YAML or JSON file with the state at the start (default: empty)")
     parser.add_argument(
@@ -104,7 +104,15 @@ def main(arguments: list[str] | None = None) -> int:
     except EmulatorError as problem:
         print(f"keyvault-emulator: {problem}", file=sys.stderr)
         return 2
-    directory: Path = options.directory or Path(tempfile.mkdtemp(prefix="keyvault-emulator-"))
+    with contextlib.ExitStack() as stack:
+        directory: Path = options.directory or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="keyvault-emulator-"))
+        )
+        return _run_emulator(world, directory, options)
+
+
+def _run_emulator(world: EmulatorState, directory: Path, options: argparse.Namespace) -> int:
+    """Run the emulator with its keys in that folder, and return the exit code."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         server = EmulatorServer(world, directory, options.address, options.port, options.control_port)

@@ -1,8 +1,10 @@
 """Test the emulator's command line: each invalid input is reported in one line that names it."""
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,26 @@ def test_folder_that_cannot_be_created_is_reported(tmp_path: Path, capsys: pytes
     (tmp_path / "file").touch()
     assert main(["--directory", str(tmp_path / "file" / "x")]) == 1
     assert capsys.readouterr().err == f"keyvault-emulator: {tmp_path}/file/x: Not a directory\n"
+
+
+def test_temporary_folder_is_removed_if_the_emulator_cannot_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["--address", "192.0.2.1"]) == 1  # no machine has this address
+    assert "cannot listen on 192.0.2.1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_folder_is_removed_at_the_end(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tools.keyvault_emulator", "--until-stdin-closes"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, json.loads(done.stdout)["directory"].startswith(str(tmp_path))) == (0, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
