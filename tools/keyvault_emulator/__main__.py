@@ -66,11 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--directory",
-        type=Path,
+        type=_parse_path,
         help="the folder for the CA and Entra's signing key, which later starts reuse, and for connection.json with "
         "the addresses and the control key (default: a temporary folder, which is removed at the end)",
     )
-    parser.add_argument("--state", type=Path, help="a YAML or JSON file with the state at the start (default: empty)")
+    parser.add_argument(
+        "--state", type=_parse_path, help="a YAML or JSON file with the state at the start (default: empty)"
+    )
     parser.add_argument(
         "--address", type=_parse_address, default="127.0.0.1", help="the address to listen on (default: %(default)s)"
     )
@@ -173,6 +175,13 @@ def _refuse_taken(address: str, port: int) -> None:
     """Raise `EmulatorError` if the port is in use: two emulators of one user could share it, and split the calls."""
     with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
         raise EmulatorError(f"port {port} is in use; choose another one, or 0 for a free one")
+
+
+def _parse_path(text: str) -> Path:
+    """Return the path of an option. Refuse an empty one, which `pathlib` would read as the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, and it is empty")
+    return Path(text)
 
 
 def _parse_address(text: str) -> str:

@@ -41,6 +41,8 @@ def test_invalid_state_file_is_reported_in_one_line(
         ("--port=-1", "expected a port number from 0 to 65535"),
         ("--control-port=65536", "expected a port number from 0 to 65535"),
         ("--address=ü", "expected an IP address of this machine"),
+        ("--directory=", "argument --directory: expected a path, and it is empty"),
+        ("--state=", "argument --state: expected a path, and it is empty"),
     ],
 )
 def test_invalid_option_is_reported(option: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -19,7 +18,7 @@ from controller.api.secretsync import SecretSync
 from controller.domain.provider_class import CLIENT
 from tools.cli import releases
 from tools.cli.common import command, kube_names, printable
-from tools.cli.common.command import BadInput
+from tools.cli.common.command import BadInput, parse_path
 from tools.cli.common.kube_client import Object, OperatorKubeClient, connect
 from tools.cli.migrate import akvsyncs, migration, sse_ownership, workloads
 from tools.cli.migrate.adopt import adopt_secrets
@@ -219,7 +218,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("csi", help="convert classes and mounts of the CSI driver into manifests and patches")
-    one.add_argument("files", nargs="*", type=Path, metavar="FILE", help="YAML with classes and workloads; - is stdin")
+    one.add_argument(
+        "files", nargs="*", type=parse_path, metavar="FILE", help="YAML with classes and workloads; - is stdin"
+    )
     one.add_argument("--cluster", action="store_true", help="read the cluster instead of files")
     one.add_argument("--akvsync", action="store_true", help="generate AKVSyncs, where they can express the same")
     one.add_argument(
@@ -237,9 +238,9 @@ def _build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--issuer", default="", help="the cluster's issuer, for the az commands (default: the cluster's own)"
     )
-    one.add_argument("--output", type=Path, metavar="DIR", help="write files there (default: stdout)")
+    one.add_argument("--output", type=parse_path, metavar="DIR", help="write files there (default: stdout)")
     two = commands.add_parser("from-sse", help="show what this controller would take over from SSE; changes nothing")
-    two.add_argument("--values", type=Path, metavar="FILE",
+    two.add_argument("--values", type=parse_path, metavar="FILE",
                      help="SSE's settings, as `helm get values -o yaml` or `az k8s-extension show` print them; - is"
                      " stdin (default: those of SSE's helm release)")  # fmt: skip
     three = commands.add_parser("to-sse", help="give every Secret back to SSE, so that its next apply succeeds")
@@ -253,7 +254,7 @@ def _build_parser() -> argparse.ArgumentParser:
     for each, run in ((one, migrate_csi), (two, from_sse), (three, to_sse), (four, adopt_secrets)):
         summary = operators_command.NAMESPACE_HELP if each is one else "(default: all)"
         each.add_argument("-n", "--namespace", default="", type=_parse_namespace, help=summary)
-        each.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
+        each.add_argument("--kubeconfig", type=parse_path, metavar="FILE", help="(default: as tools/doctor)")
         each.set_defaults(run=run)
     operators_command.add_parsers(commands, object_name=_object_name, namespace=_parse_namespace, client_id=_client_id)
     return parser

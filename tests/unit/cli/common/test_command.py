@@ -13,6 +13,7 @@ import pytest
 from tools.cli.capacity import plan
 from tools.cli.common.command import BadInput, read_yaml
 from tools.cli.doctor import doctor
+from tools.cli.migrate import migrate
 from tools.cli.render import render
 from tools.codegen import generate
 from tools.demonstration import demo
@@ -171,6 +172,14 @@ def test_every_tool_ends_through_run_and_exit() -> None:
         (package.main, ["--image", ""]),
         (package.main, ["--sign", ""]),
         (demo.main, ["--kubeconfig", ""]),
+        *(
+            (migrate.main, [command, option, ""])
+            for command in ("csi", "external-secrets", "akv2k8s")
+            for option in ("--output", "--kubeconfig", "--cluster")  # the last one is before a file
+        ),
+        (migrate.main, ["akv2k8s", "--filename", ""]),
+        (migrate.main, ["from-sse", "--values", ""]),
+        (migrate.main, ["to-sse", "--kubeconfig", ""]),
     ],
 )
 def test_empty_path_does_not_mean_the_current_folder(
@@ -185,7 +194,8 @@ def test_empty_path_does_not_mean_the_current_folder(
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert re.search(rf"{arguments[-2]}.* empty", capsys.readouterr().err)
+    option = "FILE" if arguments[-2] == "--cluster" else arguments[-2]
+    assert re.search(rf"argument .*{option}.* empty|{option} is empty", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 

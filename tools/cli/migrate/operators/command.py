@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -13,7 +12,7 @@ from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.domain.provider_class import TENANT
 from tools.cli.common import printable
-from tools.cli.common.command import BadInput
+from tools.cli.common.command import BadInput, parse_path
 from tools.cli.common.kube_client import OperatorKubeClient, connect
 from tools.cli.migrate.objects import Manifest, MigrationNote
 from tools.cli.migrate.operators import akv2k8s, akv2k8s_kinds, external_secrets, external_secrets_kinds
@@ -118,11 +117,13 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
         parser = commands.add_parser(
             name, help=summary, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a YAML file, a folder, or - for stdin")
-        parser.add_argument("-f", "--filename", action="append", default=[], type=Path, help="same as FILE")
+        parser.add_argument(
+            "files", nargs="*", type=parse_path, metavar="FILE", help="a YAML file, a folder, or - for stdin"
+        )
+        parser.add_argument("-f", "--filename", action="append", default=[], type=parse_path, help="same as FILE")
         parser.add_argument("--cluster", action="store_true", help="read the cluster instead of files")
         parser.add_argument("-n", "--namespace", default="", type=types["namespace"], help=NAMESPACE_HELP)
-        parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
+        parser.add_argument("--kubeconfig", type=parse_path, metavar="FILE", help="(default: as tools/doctor)")
         parser.add_argument("--vault", default="", help="the Key Vault's name (default: that of the manifests)")
         parser.add_argument(
             "--client-id",
@@ -147,7 +148,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
             "--classes", action="store_true", help="generate SecretProviderClasses and SecretSyncs, not AKVSyncs"
         )
         parser.add_argument("--issuer", default="", help="the cluster's issuer, for the az commands (default: its own)")
-        parser.add_argument("--output", type=Path, metavar="DIR", help="write files there (default: stdout)")
+        parser.add_argument("--output", type=parse_path, metavar="DIR", help="write files there (default: stdout)")
         parser.set_defaults(read=_read_files, run=run)
 
 
