@@ -27,6 +27,10 @@ class PackageError(Exception):
     """The release cannot be made. The message has the cause."""
 
 
+class UsageError(PackageError):
+    """An option cannot be used. The message names it."""
+
+
 def read_source(
     registry: str,
     archives: Sequence[Path],
@@ -42,7 +46,7 @@ def read_source(
     have its own section in CHANGELOG.md.
     """
     if not _REGISTRY.fullmatch(registry):
-        raise PackageError(f"--registry {registry}: a registry is HOST[:PORT][/PATH] in lower case, without https://")
+        raise UsageError(f"--registry {registry}: a registry is HOST[:PORT][/PATH] in lower case, without https://")
     revision = image.git_revision()
     if not changed and (revision == "unknown" or revision.endswith("-dirty")):
         raise PackageError(
@@ -50,7 +54,7 @@ def read_source(
             " reproduced: commit the changes, or use --changed"
         )
     if tag and tag != f"v{image.chart_version()}":
-        raise PackageError(
+        raise UsageError(
             f"--tag {tag}: pyproject.toml has version {image.chart_version()}; the tag must be v{image.chart_version()}"
         )
     changes = changelog.entries((ROOT / "CHANGELOG.md").read_text(), image.chart_version(), released=bool(tag))
@@ -81,7 +85,7 @@ def _read_images(archives: Sequence[Path]) -> tuple[layout.ReleasedImage, ...]:
         name = layout.TEST_NAME if f"/{layout.TEST_NAME}:" in f"/{one.name}" else layout.NAME
         found.setdefault(name, {})[path] = one
     if found and layout.NAME not in found:
-        raise PackageError(f"--image: the image of the controller is missing; only {layout.TEST_NAME} was given")
+        raise UsageError(f"--image: the image of the controller is missing; only {layout.TEST_NAME} was given")
     made = []
     for name, of_name in sorted(found.items()):
         paths = sorted(of_name, key=lambda path: of_name[path].architecture)
@@ -97,7 +101,7 @@ def _read_images(archives: Sequence[Path]) -> tuple[layout.ReleasedImage, ...]:
 def write_folder(files: oci.Files, folder: Path, key: Path | None) -> None:
     """Write the folder completely or not at all. Sign its checksums if there is a `key`."""
     if folder.exists():
-        raise PackageError(f"--output {folder}: the folder already exists; remove it, or choose another folder")
+        raise UsageError(f"--output {folder}: the folder already exists; remove it, or choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".release-") as scratch:
         fresh = Path(scratch, folder.name)
@@ -219,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ClusterError,
     ) as error:
         command.print_problem("tools/package", error)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     print(folder)
     return 0
 

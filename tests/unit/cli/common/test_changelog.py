@@ -77,7 +77,7 @@ def test_changelog_of_the_project_is_well_formed_and_has_entries() -> None:
 def test_package_refuses_a_tag_of_another_version(
     tag: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert package.main(["--changed", "--tag", tag, "--output", str(tmp_path / "release")]) == 1
+    assert package.main(["--changed", "--tag", tag, "--output", str(tmp_path / "release")]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

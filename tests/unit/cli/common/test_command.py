@@ -205,3 +205,13 @@ def test_missing_key_is_reported_before_cosign_is_built(tmp_path: Path, capsys: 
     assert ended.value.code == 2
     assert "none.key: there is no such file; create a key with" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option", [("--registry", "https://r.example"), ("--registry", ""), ("--tag", "v9.9.9"), ("--output", ".")]
+)
+def test_option_that_package_cannot_use_is_wrong_usage(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert package.main(["--changed", *option]) == 2
+    assert capsys.readouterr().err.startswith(f"tools/package: {option[0]} ")
