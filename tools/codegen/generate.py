@@ -4,7 +4,6 @@ Exit codes: 0 if all files are written or up to date; 1 if `--check` found diffe
 without a schema.
 """
 
-import argparse
 import difflib
 import json
 import sys
@@ -169,7 +168,7 @@ def differences(folder: Path) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code; see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="tools/generate",
         description="Write the files that are generated from the types in controller/ and tools/: "
         "CRDs, Roles, admission policies, values.yaml, values.schema.json, the chart's README and docs/reference.md.",

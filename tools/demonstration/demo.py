@@ -3,7 +3,6 @@
 story.py has the steps. This module has the command line, starts the cluster and removes everything at the end.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -122,7 +121,7 @@ def _keep_running(stage: Console, controller: PodProcess, emulator: Emulator) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code; see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="tools/demo",
         description="Demonstrate the life of one secret: from an (emulated) Key Vault into a Kubernetes Secret, through"
         " a rotation and an outage. Takes less than a minute, needs no root, and leaves nothing behind.",

@@ -1,6 +1,5 @@
 """Build the images with buildah from the Containerfile into OCI archives: `make image`."""
 
-import argparse
 import gzip
 import json
 import os
@@ -159,7 +158,7 @@ def _read_image(path: Path, name: str) -> BuiltImage:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. `--help` describes it."""
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="tools/image",
         description="Build the images of the controller and of `helm test` with buildah, without a daemon, into OCI"
         " archives. `skopeo copy`, `docker load` and `ctr images import` can read them. This needs root.",

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tools.cli.common.command import parse_path, run_and_exit
+from tools.cli.common.command import ToolParser, parse_path, run_and_exit
 from tools.local_cluster.background import NamedCluster, list_running
 from tools.local_cluster.errors import BadInput, ClusterError
 from tools.local_cluster.nodes import node
@@ -134,9 +134,7 @@ def _name_option(name: str) -> str:
 
 def _build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="tools/cluster", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw
-    )
+    parser = ToolParser(prog="tools/cluster", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     release = f"the release of Kubernetes (default: $KUBERNETES, or {versions.DEFAULT_KUBERNETES})"
     for command, about in (

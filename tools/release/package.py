@@ -1,6 +1,5 @@
 """Write a release folder offline: chart, OCI artifacts, templates for Azure, bills of materials, checksums, notes."""
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -150,7 +149,7 @@ def _run_git(*args: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. `--help` describes it."""
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="tools/package",
         description="Write a release folder, offline: the chart as archive and as OCI artifact, ARM templates and"
         " command lines for Azure, bills of materials, checksums and notes. The same commit results in the same bytes.",

@@ -1,6 +1,5 @@
 """Share the command line and cosign between the programs that publish a release and verify it."""
 
-import argparse
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ class RegistryCommand(NamedTuple):
 
     def run(self, argv: Sequence[str] | None = None) -> int:
         """Run the command line; see `--help`."""
-        parser = argparse.ArgumentParser(prog=self.name, description=self.description, epilog=self.exit_codes)
+        parser = command.ToolParser(prog=self.name, description=self.description, epilog=self.exit_codes)
         parser.add_argument("folder", type=command.parse_path, metavar="DIR", help="the release folder")
         parser.add_argument("--key", type=command.parse_path, metavar="KEY", help=self.key_help)
         parser.add_argument(

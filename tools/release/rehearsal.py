@@ -5,7 +5,6 @@ chart from the registry on a node, which pulls the image by its digest, and `hel
 the machine.
 """
 
-import argparse
 import os
 import secrets
 import subprocess
@@ -95,7 +94,7 @@ def _run_step(name: str, code: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="make release-rehearsal",
         description="Build the images, package, publish, sign, verify and install a release with a registry and a node"
         " of this machine. Needs root.",

@@ -3,7 +3,6 @@
 A vulnerability counts if a fixed version exists: an update then removes it. The others are listed.
 """
 
-import argparse
 import http.client
 import json
 import re
@@ -114,7 +113,7 @@ def _send_request(url: str, body: Mapping[str, Any] | None = None) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="make scan",
         description="Look for known vulnerabilities of what the lock files pin and of what is in an image, in the"
         " database of osv.dev.",

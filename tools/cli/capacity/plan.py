@@ -38,7 +38,7 @@ exit codes: 0 there is a plan, 1 there is no plan, 2 bad input, or the cluster c
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code; see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="tools/plan",
         description="Plan a fleet of clusters that read the same Key Vault: jitterSeconds, load, vaults,"
         " identities and federated credentials. Or count the vault calls that the polls of a cluster make.",

@@ -17,6 +17,14 @@ class BadInput(Exception):  # noqa: N818 -- the caller's error
     """The input cannot be used, or it leaves nothing to do. The message names the input."""
 
 
+class ToolParser(argparse.ArgumentParser):
+    """A parser of arguments that reports a wrong one in one printable line, whatever characters it has."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the problem, and exit with code 2."""
+        super().error(line(message))
+
+
 def print_problem(name: str, problem: object) -> None:
     """Print a problem to stderr, as one printable line that begins with the tool's name."""
     print(f"{name}: {line(problem)}", file=sys.stderr)

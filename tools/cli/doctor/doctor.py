@@ -135,7 +135,7 @@ def _akvsync_check(owner: Object, owned: Sequence[SecretSync]) -> CheckResult:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="tools/doctor",
         description="Explain why a Secret differs from the vault. Print one line for each check:"
         " ok, warn or fail, the fact, and the next step.",

@@ -210,7 +210,7 @@ _DONE = {True: "handed back", False: "would be handed back (--apply)"}
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = command.ToolParser(
         prog="tools/migrate",
         description="Move a cluster from the CSI driver, External Secrets, akv2k8s or SSE, or back to SSE.",
         epilog=_EPILOG,

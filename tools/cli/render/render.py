@@ -207,7 +207,7 @@ class _ValuesFlag(argparse.Action):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    flags = argparse.ArgumentParser(
+    flags = command.ToolParser(
         prog="tools/render",
         description="Print the chart's manifests without a cluster: those of `helm template --skip-tests`, in the order"
         " of application.",

@@ -215,3 +215,26 @@ def test_option_that_package_cannot_use_is_wrong_usage(
 ) -> None:
     assert package.main(["--changed", *option]) == 2
     assert capsys.readouterr().err.startswith(f"tools/package: {option[0]} ")
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (doctor.main, ["a\nb"]),
+        (doctor.main, ["--namespace", "a\nb"]),
+        (doctor.main, ["--release", "a\x1b[1mb"]),
+        *((each.main, ["--a\nb"]) for each in (doctor, render, generate, package, demo)),
+        (migrate.main, ["csi", "--a\nb"]),
+        (plan.main, ["--clusters", "1", "--secrets", "1", "--a\nb"]),
+        (demo.main, ["--kubeconfig", "a\nb"]),
+        (generate.main, ["--check", "--root", "a\nb"]),
+    ],
+)
+def test_wrong_argument_is_reported_in_one_printable_line(
+    main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.split("error: ")[-1]
+    assert re.fullmatch(r"[^\x00-\x1f]*a [^\x00-\x1f]*b[^\x00-\x1f]*\n", last)

@@ -12,7 +12,7 @@ from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.domain.provider_class import TENANT
 from tools.cli.common import printable
-from tools.cli.common.command import BadInput, parse_path
+from tools.cli.common.command import BadInput, ToolParser, parse_path
 from tools.cli.common.kube_client import OperatorKubeClient, connect
 from tools.cli.migrate.objects import Manifest, MigrationNote
 from tools.cli.migrate.operators import akv2k8s, akv2k8s_kinds, external_secrets, external_secrets_kinds
@@ -111,7 +111,7 @@ _HELP = {
 }
 
 
-def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", **types: Callable[[str], str]) -> None:
+def add_parsers(commands: "argparse._SubParsersAction[ToolParser]", **types: Callable[[str], str]) -> None:
     """Add both subcommands. `types` are the checks of arguments: object_name, namespace and client_id."""
     for name, summary in _HELP.items():
         parser = commands.add_parser(
