@@ -94,6 +94,7 @@ def test_text_that_cannot_be_a_name_is_refused(path: str, value: str) -> None:
         ("image.tag", f"1.0@sha256:{'0' * 64}"),
         ("proxy.noProxy", "10.0.0.0/8, .svc,\n*.example.com:8443,\n"),
         ("proxy.noProxy", ["10.0.0.0/8", ".svc,a"]),
+        ("proxy.noProxy", ["10.0.0.0/8, .svc", " a"]),
     ],
 )
 def test_text_that_can_be_a_name_is_accepted(path: str, value: object) -> None:

@@ -80,8 +80,9 @@ REGISTRY: Schema = {"pattern": rf"^({_HOST}(/{_PART})*/?)?$"}
 REPOSITORY: Schema = {"pattern": rf"^({_HOST}/)?{_PART}(/{_PART})*$"}
 TAG: Schema = {"pattern": r"^([a-zA-Z0-9_][-a-zA-Z0-9_.]{0,127}(@sha256:[0-9a-f]{64})?)?$"}
 """A tag, also with a digest, or an empty text."""
-HOSTS: Schema = {"items": {"type": "string", "pattern": r"^\S+$"}, "pattern": r"^(\s*[^\s,]*\s*(,|$))*$"}
-"""Hosts as a list, or comma-separated in one text."""
+_HOSTS: Schema = {"pattern": r"^(\s*[^\s,]*\s*(,|$))*$"}
+HOSTS: Schema = {"items": {"type": "string", "minLength": 1, **_HOSTS}, **_HOSTS}
+"""Hosts as a list, or comma-separated in one text. An item of a list can have several, too."""
 LABEL_KEY: Schema = {"pattern": _KEY}
 LABEL_VALUE: Schema = {"pattern": f"^({_NAME})?$"}
 _LABEL_VALUE: Schema = {"type": "string", **LABEL_VALUE}
