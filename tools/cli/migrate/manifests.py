@@ -13,7 +13,7 @@ from tools.cli.common import kube_names
 from tools.cli.common.command import BadInput, read_yaml
 from tools.cli.common.manifest_files import without_nulls
 from tools.cli.migrate import workloads
-from tools.cli.migrate.objects import Manifest
+from tools.cli.migrate.objects import Manifest, namespace_of
 
 
 class _CsiVolume(msgspec.Struct, rename="camel"):
@@ -55,6 +55,14 @@ def load_manifests(paths: Iterable[Path]) -> list[Manifest]:
         for document in map(without_nulls, read_yaml(path)):
             items = document.get("items") if isinstance(document, dict) else None
             found += [_check_manifest(item, path) for item in (items if isinstance(items, list) else [document])]
+    return found
+
+
+def select_namespace(objects: list[Manifest], namespace: str) -> list[Manifest]:
+    """Return the objects of files that are in the namespace of the command line. Raise `BadInput` if none is."""
+    found = [each for each in objects if not namespace or namespace_of(each) == namespace]
+    if objects and not found:
+        raise BadInput(f"--namespace {namespace}: the files have no object in it")
     return found
 
 

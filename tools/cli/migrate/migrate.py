@@ -23,7 +23,7 @@ from tools.cli.common.kube_client import Object, OperatorKubeClient, connect
 from tools.cli.migrate import akvsyncs, migration, sse_ownership, workloads
 from tools.cli.migrate.adopt import adopt_secrets
 from tools.cli.migrate.common import list_syncs, name_of, parse_syncs, print_line, secret_metadata, secret_path
-from tools.cli.migrate.manifests import is_converted, load_manifests
+from tools.cli.migrate.manifests import is_converted, load_manifests, select_namespace
 from tools.cli.migrate.migration import SUFFIX, Migration, MigrationOptions
 from tools.cli.migrate.migration_report import format_report, syncs_of
 from tools.cli.migrate.objects import (
@@ -119,7 +119,7 @@ def _read_files(args: argparse.Namespace) -> list[Manifest]:
     if args.cluster == bool(args.files):
         raise BadInput("give files, or --cluster")
     objects = [place_object(each, args.namespace) for each in load_manifests(args.files)]
-    return [each for each in objects if not args.namespace or namespace_of(each) == args.namespace]
+    return select_namespace(objects, args.namespace)
 
 
 async def migrate_csi(args: argparse.Namespace) -> int:

@@ -93,3 +93,16 @@ def test_object_of_another_namespace_is_left_out(
     given = [*others, *without_namespace(objects)]
     _, made, _ = convert(tmp_path, capsys, command, given, *options, "--namespace", "web")
     assert made == ["web"]
+
+
+@pytest.mark.parametrize(
+    ("command", "objects"), [("csi", [make_class()]), ("external-secrets", EXTERNAL), ("akv2k8s", [AKVS])]
+)
+def test_namespace_that_no_object_of_the_files_has_is_reported(
+    command: str, objects: list[Manifest], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [{**each, "metadata": {"name": "a", "namespace": "other"}} for each in objects]
+    file = tmp_path / "in.yaml"
+    file.write_text(yaml.safe_dump_all(given))
+    assert migrate.main([command, str(file), "--namespace", "web"]) == 2
+    assert capsys.readouterr() == ("", "tools/migrate: --namespace web: the files have no object in it\n")

@@ -14,6 +14,7 @@ from controller.domain.provider_class import TENANT
 from tools.cli.common import printable
 from tools.cli.common.command import BadInput, ToolParser, parse_path
 from tools.cli.common.kube_client import OperatorKubeClient, connect
+from tools.cli.migrate.manifests import select_namespace
 from tools.cli.migrate.objects import Manifest, MigrationNote
 from tools.cli.migrate.operators import akv2k8s, akv2k8s_kinds, external_secrets, external_secrets_kinds
 from tools.cli.migrate.operators import report as reports
@@ -165,7 +166,13 @@ def _read_files(args: argparse.Namespace) -> ForeignObjects | None:
     paths = [*args.files, *args.filename]
     if args.cluster == bool(paths):
         raise BadInput("give files or folders, or --cluster")
-    return None if args.cluster else load(paths, _TOOLS[args.command].kinds(), args.namespace)
+    if args.cluster:
+        return None
+    found = load(paths, _TOOLS[args.command].kinds(), args.namespace)
+    # A ClusterExternalSecret makes objects in namespaces that no file names.
+    if not any(each["kind"].startswith("Cluster") for each in found.objects):
+        select_namespace(found.objects, args.namespace)
+    return found
 
 
 async def run(args: argparse.Namespace) -> int:
