@@ -14,7 +14,7 @@ _SENTENCES: tuple[tuple[str, str], ...] = (
         "an object that the controller generates from this AKVSync is missing; the controller creates it again",
     ),
     (r", or write objectFormat: pfx to have the PFX as it is", ""),
-    (r"map it by its name alone", "set kubernetesSecretType to Opaque"),
+    (r"map it by its name alone in an Opaque Secret", "set kubernetesSecretType to Opaque"),
     (r"correct the sourcePath", "correct secretInAKV or certInAKV"),
     (r"of an earlier SecretSync of this name", "of an earlier object of this name"),
     (r"set the SecretProviderClass's (\w+)", r"set \1"),

@@ -149,7 +149,7 @@ def parse_bundle(
     if len(data) > MAX_BUNDLE_BYTES:
         raise ObjectError(
             f"{noun} has {len(data)} bytes, and {MAX_BUNDLE_BYTES} bytes of PEM or PFX at most are read; map it by its"
-            " name alone, or split it"
+            " name alone in an Opaque Secret, or split it"
         )
     found = _read_pem(data if is_pem(data) else _read_pfx(data, noun, open_pfx, advice), noun)
     if not found.keys and not found.locked and not found.certificates:

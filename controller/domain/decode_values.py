@@ -335,9 +335,9 @@ def _decode_value(raw: VaultValue, version: ObjectVersionRef, noun: str, opened:
 def _next_step(raw: VaultValue, form: str) -> str:
     """Return the next step if a bundle cannot be read, without steps that are already done."""
     if not raw.of_certificate:
-        return "correct the value, import it as a certificate, or map it by its name alone"
+        return "correct the value, import it as a certificate, or map it by its name alone in an Opaque Secret"
     if form == "pfx":
-        return "import the certificate again, or map it by its name alone"
+        return "import the certificate again, or map it by its name alone in an Opaque Secret"
     return "import the certificate again, or write objectFormat: pfx to have the PFX as it is"
 
 

@@ -317,8 +317,14 @@ def test_error_of_one_key_does_not_affect_the_other_keys() -> None:
     [
         ({}, True, WHOLE, "write objectFormat: pfx to have the PFX as it is", "name alone"),
         ({}, True, CERTIFICATES, "write objectFormat: pfx to have the PFX as it is", "correct the value"),
-        ({"format": "pfx"}, True, CERTIFICATES, "map it by its name alone", "objectFormat"),
-        ({}, False, CERTIFICATES, "import it as a certificate, or map it by its name alone", "objectFormat"),
+        ({"format": "pfx"}, True, CERTIFICATES, "map it by its name alone in an Opaque Secret", "objectFormat"),
+        (
+            {},
+            False,
+            CERTIFICATES,
+            "import it as a certificate, or map it by its name alone in an Opaque Secret",
+            "objectFormat",
+        ),
     ],
 )
 def test_error_does_not_advise_what_the_class_already_does(

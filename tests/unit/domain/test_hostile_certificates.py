@@ -211,8 +211,8 @@ def test_text_above_the_size_limit_is_refused() -> None:
     with pytest.raises(ObjectError) as caught:
         parse_bundle(text + b"#", SUBJECT)
     assert caught.value.message == (
-        f"{SUBJECT} has 65537 bytes, and 65536 bytes of PEM or PFX at most are read; map it by its name alone, or split"
-        " it"
+        f"{SUBJECT} has 65537 bytes, and 65536 bytes of PEM or PFX at most are read; map it by its name alone in an"
+        " Opaque Secret, or split it"
     )
 
 
