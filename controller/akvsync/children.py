@@ -116,8 +116,8 @@ def _type_blocker(wanted: SecretSync, current: SecretSync) -> BlockedObject | No
         return None
     return BlockedObject(
         Reason.TYPE_CHANGE_WAITS,
-        f"the Secret has type {old}, and a Secret's type cannot change: delete the SecretSync {current.metadata.name},"
-        f" which deletes its Secret; the controller recreates both with type {new}",
+        f"the SecretSync {current.metadata.name} has type {old}, which cannot change: delete it, and with it"
+        f" its Secret; the controller recreates both with type {new}",
     )
 
 

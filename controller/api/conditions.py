@@ -94,7 +94,8 @@ class Reason(enum.StrEnum):
     )
     TYPE_CHANGE_WAITS = (
         "SecretTypeChangeWaits",
-        "kubernetesSecretType was changed, and the Secret still has the old type. It was not touched.",
+        "kubernetesSecretType was changed, and the generated SecretSync still has the old type. Its Secret, if there is"
+        " one, was not touched.",
         "Delete the generated SecretSync, which deletes its Secret. The controller recreates both with the new type.",
     )
     IN_PROGRESS = (

@@ -242,7 +242,7 @@ def test_new_secret_type_waits_until_the_secretsync_is_deleted(space: Namespace)
     wait_ready(space, *SYNCED)
     space.apply(make_akv_sync(space, "[{secretInAKV: key, kubernetesSecretType: kubernetes.io/ssh-auth}]"))
     message = wait_ready(space, "False", "SecretTypeChangeWaits")
-    assert "the Secret has type Opaque, and a Secret's type cannot change: delete the SecretSync key" in message
+    assert "the SecretSync key has type Opaque, which cannot change: delete it" in message
     space.wait_secret("key", {"v0": "ssh"})
     space.kubectl("delete", "secretsync", "key")
     wait_ready(space, *SYNCED)

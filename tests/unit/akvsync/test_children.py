@@ -155,6 +155,6 @@ def test_changed_type_of_the_secret_blocks_the_step() -> None:
     step = decide_step(replace_secret_object(WANTED, type="kubernetes.io/tls"), WANTED)
     assert step == BlockedObject(
         Reason.TYPE_CHANGE_WAITS,
-        "the Secret has type Opaque, and a Secret's type cannot change: delete the SecretSync a, which deletes its"
-        " Secret; the controller recreates both with type kubernetes.io/tls",
+        "the SecretSync a has type Opaque, which cannot change: delete it, and with it its Secret; the controller"
+        " recreates both with type kubernetes.io/tls",
     )

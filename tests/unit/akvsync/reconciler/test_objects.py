@@ -231,9 +231,8 @@ def test_type_change_waits_until_the_secretsync_is_deleted(settled: AKVSyncHarne
     assert settled.take_writes() == []
     assert settled.get_ready()[1:] == (
         Reason.TYPE_CHANGE_WAITS,
-        "1/2 ready; a: the Secret has type Opaque, and a Secret's type cannot change: delete the SecretSync a, which"
-        " deletes"
-        " its Secret; the controller recreates both with type kubernetes.io/ssh-auth",
+        "1/2 ready; a: the SecretSync a has type Opaque, which cannot change: delete it, and with it its Secret; the"
+        " controller recreates both with type kubernetes.io/ssh-auth",
     )
     settled.remove("secretsyncs", "a")
     settled.advance(1)
