@@ -25,6 +25,11 @@ MAX_NAMED = 5
 # Minimum seconds between two writes of the last list's time. A restarted controller needs the time to know when the
 # next list is due, and it need not be exact. Fewer writes save load on the API server.
 CONFIRM_LIST_EVERY = 3600.0
+# The AKVSync is ready, because the objects can come later. A mistake in the conditions has the same result.
+_NOTHING_SELECTED = (
+    "no enabled object of the vault meets the conditions of select, so there is no Secret; if you expect one,"
+    " compare the conditions with the vault"
+)
 
 
 def part_status(
@@ -161,6 +166,8 @@ def _explain_ready(
         first, more = selection.skipped[0], len(selection.skipped) - 1
         others = f" (and {more} more: see status.skipped)" if more else ""
         return str(Reason.SKIPPED), f"{summary} ready; {first.name} has no Secret: {first.message}{others}"
+    if selection and not parts:
+        return str(Reason.UP_TO_DATE), f"{summary} ready: {_NOTHING_SELECTED}"
     kept = sum(item.reason == Reason.KEPT for item in parts)
     exception = f"{kept} keep values of objects that are no longer selected (see status.parts)" if kept else ""
     return str(Reason.UP_TO_DATE), f"{summary} ready: {exception or 'every Secret has the values of the vault'}"

@@ -224,6 +224,9 @@ FAILED_LIST = SelectionResult(skipped=make_skipped(1), error=ProviderError("no l
     [
         ([], None, None, Reason.UP_TO_DATE, "0/0 ready: every Secret has the values of the vault"),
         ([A, A], None, None, Reason.UP_TO_DATE, "2/2 ready: every Secret has the values of the vault"),
+        ([], None, LISTED, Reason.UP_TO_DATE,
+         "0/0 ready: no enabled object of the vault meets the conditions of select, so there is no Secret; if you"
+         " expect one, compare the conditions with the vault"),
         ([A], None, LISTED, Reason.UP_TO_DATE, "1/1 ready: every Secret has the values of the vault"),
         ([A, KEPT, KEPT], None, LISTED, Reason.UP_TO_DATE,
          "3/3 ready: 2 keep values of objects that are no longer selected (see status.parts)"),
