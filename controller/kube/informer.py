@@ -352,9 +352,14 @@ class Informer(Generic[R]):
         self._store.delete(key)
 
     def _note_failure(self, error: errors.KubeError) -> None:
+        kind, message = self._handle.resource.plural, error.message
+        if isinstance(error, errors.NotFound):  # of a list, it means that the kind is unknown
+            message = (
+                f"the cluster does not serve {kind} (HTTP 404); install their CRD: kubectl apply --filename chart/crds"
+            )
         if type(error) is not self._trouble:  # an outage causes different errors; only the first one is logged
-            log.warning("cannot list or watch %s: %s", self._handle.resource.plural, error.message)
-        self._trouble, self.problem = type(error), error.message
+            log.warning("cannot list or watch %s: %s", kind, message)
+        self._trouble, self.problem = type(error), message
 
     def _note_refusal(self, *, is_refused: bool) -> None:
         """Set `settled` if the lists of a single namespace have been refused for long enough."""

@@ -225,6 +225,16 @@ async def test_refused_namespace_is_listed_once_its_role_is_restored(
 # Reports
 
 
+async def test_missing_crd_is_reported_with_the_next_step(
+    harness: InformerHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await harness.play(error_response(404), FOREVER)
+    assert harness.informer.problem == (
+        "the cluster does not serve secretsyncs (HTTP 404); install their CRD: kubectl apply --filename chart/crds"
+    )
+    assert caplog.messages == [f"cannot list or watch secretsyncs: {harness.informer.problem}"]
+
+
 async def test_problem_is_reported_while_it_lasts_and_logged_once(
     harness: InformerHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
