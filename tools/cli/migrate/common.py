@@ -20,7 +20,8 @@ async def list_syncs(caller: OperatorKubeClient, namespace: str) -> list[Object]
     except errors.NotFound as error:
         raise BadInput("the cluster does not serve SecretSync: neither SSE nor this controller is installed") from error
     if not found:
-        print("there is no SecretSync", file=sys.stderr)
+        place = f"namespace {namespace}" if namespace else "the cluster"
+        print(f"there is no SecretSync in {place}", file=sys.stderr)
     return found
 
 
