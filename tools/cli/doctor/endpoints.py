@@ -37,10 +37,10 @@ class EndpointProber:
             await session.close()
 
     async def document(self, url: str) -> Object:
-        """Return a JSON object. Raise `aiohttp.ClientError`, `TimeoutError` or `ValueError`."""
+        """Return a JSON object. Raise `aiohttp.ClientError`, also for a refusal, `TimeoutError` or `ValueError`."""
         address, limit = urlsplit(url), aiohttp.ClientTimeout(total=CONNECT_SECONDS)
         proxy = proxy_for(address.scheme, address.netloc)
-        async with self._session_for("").get(url, proxy=proxy, timeout=limit) as answer:
+        async with self._session_for("").get(url, proxy=proxy, timeout=limit, raise_for_status=True) as answer:
             text = await answer.read()
         try:
             return msgspec.json.decode(text, type=dict[str, Any])

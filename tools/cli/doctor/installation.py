@@ -167,11 +167,11 @@ class ReleaseFacts:
         self.issuer = str(document["issuer"])
         try:
             published = await self._outside.document(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
-            public = await self._outside.document(str(published.get("jwks_uri", "")))
-        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
-            text = f"{self.issuer} cannot be reached from here ({type(error).__name__})"
+            public = _key_ids(await self._outside.document(str(published["jwks_uri"])))
+        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
+            text = f"{self.issuer} {_explain_unread_documents(error)}"
             return warn(CLUSTER, "issuer", text, "Entra must reach it: publish the discovery document there")
-        return checks.issuer(self.issuer, _key_ids(held), published, _key_ids(public))
+        return checks.issuer(self.issuer, _key_ids(held), published, public)
 
 
 def _has_holder(lease: Lease | None) -> bool:
@@ -193,7 +193,19 @@ def _parse_clouds(settings: Settings, files: Mapping[str, str]) -> dict[str, Clo
         return msgspec.structs.replace(settings, **{field: f"{folder}/{field}" for field in files}).clouds()
 
 
+def _explain_unread_documents(error: Exception) -> str:
+    """Return why the documents of an issuer could not be read, as the rest of a sentence."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "has a TLS certificate that cannot be verified from here"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"answers HTTP {error.status} instead of the discovery document and its keys"
+    if isinstance(error, aiohttp.ClientError | TimeoutError):
+        return f"cannot be reached from here ({type(error).__name__})"
+    return "publishes no discovery document with keys"
+
+
 def _key_ids(document: Object) -> list[str]:
+    """Return the ids of the keys of a JSON Web Key Set. Raise `LookupError` or `TypeError` for another document."""
     return [str(key["kid"]) for key in document["keys"]]
 
 

@@ -2,27 +2,32 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from controller import errors
+from tests.support.scripted_api_server import ScriptedResponse, run_api_server
 from tools.cli.common.kube_client import Object, OperatorKubeClient
 from tools.cli.doctor import installation
 from tools.cli.doctor.checks import CheckLevel
 from tools.cli.doctor.endpoints import EndpointProber
 from tools.cli.doctor.installation import ReleaseFacts
 from tools.codegen.policies import POLICIES
+from tools.keyvault_emulator.tls import LocalAuthority
 
 DEFAULT_POLICIES = {"secrets", "no-delete", "tokens", "events", "lease", "overlap", "type-stays"}
 AKVSYNC_POLICIES = {"secretsyncs", "secretproviderclasses"}
 
 
 class FakeApiServer:
-    """A fake API server with one release and these policies. It refuses requests for the issuer.
+    """A fake API server with one release and these policies. It refuses requests for the issuer if there is none.
 
     It answers each request for the Lease with the next of `holders`, and repeats the last one. None is a 404.
     """
+
+    issuer = ""
 
     def __init__(
         self,
@@ -57,6 +62,8 @@ class FakeApiServer:
             if holder is None:
                 raise errors.NotFound("there is no such Lease")
             return {"spec": {"holderIdentity": holder, "renewTime": datetime.now(UTC).isoformat()}}
+        if self.issuer:
+            return {"issuer": self.issuer, "keys": [{"kid": "1"}]}
         raise errors.Refused("not yours to see", status=403)
 
 
@@ -105,3 +112,46 @@ async def test_ready_pod_gets_time_to_acquire_the_lease(
     found = {check.name: check for check in await facts.examine()}
     assert found["leader"].level == level
     assert ("waiting up to 2 s" in capsys.readouterr().err) == bool(available_replicas)
+
+
+@pytest.mark.parametrize(
+    ("documents", "text"),
+    [
+        ([], "cannot be reached from here (ClientConnectorError)"),
+        ([ScriptedResponse(b"no", status=404)], "answers HTTP 404 instead of the discovery document and its keys"),
+        ([ScriptedResponse(b"<html>")], "publishes no discovery document with keys"),
+        ([{"issuer": "x"}], "publishes no discovery document with keys"),
+        ([{"jwks_uri": "ISSUER/keys"}, {"keys": 5}], "publishes no discovery document with keys"),
+        ([{"jwks_uri": "ISSUER/keys"}, {"keys": [{}]}], "publishes no discovery document with keys"),
+        ([{"jwks_uri": "ISSUER/keys"}, {"keys": [{"kid": "1"}]}], "publishes the keys that the cluster signs with"),
+    ],
+)
+async def test_issuer_is_described_by_the_documents_that_it_publishes(documents: list[Any], text: str) -> None:
+    api = FakeApiServer(set(), {})
+    async with run_api_server() as server:
+        api.issuer = server.url
+        for each in documents:
+            if isinstance(each, dict) and "jwks_uri" in each:
+                each = {"jwks_uri": f"{server.url}/keys", "issuer": server.url}
+            server.add_responses(each)
+        if documents:
+            assert await describe_issuer(api) == f"{api.issuer} {text}"
+    if not documents:  # the server has ended
+        assert await describe_issuer(api) == f"{api.issuer} {text}"
+
+
+async def test_issuer_with_a_private_certificate_is_not_unreachable(tmp_path: Path) -> None:
+    api = FakeApiServer(set(), {})
+    async with run_api_server(LocalAuthority(tmp_path).server_context(tmp_path, ["127.0.0.1"])) as server:
+        api.issuer = server.url
+        assert await describe_issuer(api) == f"{api.issuer} has a TLS certificate that cannot be verified from here"
+
+
+async def describe_issuer(api: FakeApiServer) -> str:
+    """Return the text of the doctor's check of the issuer."""
+    prober = EndpointProber()
+    try:
+        found = {check.name: check for check in await ReleaseFacts(cast("OperatorKubeClient", api), prober).examine()}
+    finally:
+        await prober.close()
+    return found["issuer"].text
