@@ -242,7 +242,7 @@ def test_second_archive_of_an_image_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 def test_image_of_the_test_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_archive(tmp_path / "one.tar", name=f"r.example/{layout.TEST_NAME}:0.1.0")
-    assert package.main(["--changed", "--output", str(tmp_path / "release"), "--image", str(one)]) == 1
+    assert package.main(["--changed", "--output", str(tmp_path / "release"), "--image", str(one)]) == 2
     assert "the image of the controller is missing" in capsys.readouterr().err
 
 
@@ -269,13 +269,13 @@ def test_checkout_with_changes_is_not_packaged(
 def test_wrong_options_are_reported(
     args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert package.main(["--changed", "--output", str(tmp_path / "release"), *args]) == 1
+    assert package.main(["--changed", "--output", str(tmp_path / "release"), *args]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_existing_output_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert package.main(["--changed", "--output", str(tmp_path)]) == 1
+    assert package.main(["--changed", "--output", str(tmp_path)]) == 2
     assert "the folder already exists; remove it, or choose another folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

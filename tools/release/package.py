@@ -80,7 +80,10 @@ def _read_images(archives: Sequence[Path]) -> tuple[layout.ReleasedImage, ...]:
     """Return the images in these archives, each with all its architectures. The controller's image is the first one."""
     found: dict[str, dict[Path, image_contents.ImageInventory]] = {}
     for path in archives:
-        one = image_contents.read_inventory(path)
+        try:
+            one = image_contents.read_inventory(path)
+        except image_contents.InventoryError as error:
+            raise UsageError(f"--image: {error}") from error
         name = layout.TEST_NAME if f"/{layout.TEST_NAME}:" in f"/{one.name}" else layout.NAME
         found.setdefault(name, {})[path] = one
     if found and layout.NAME not in found:
@@ -216,7 +219,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         changelog.ChangelogError,
         oci.ArchiveError,
         zipapps.ZipappError,
-        image_contents.InventoryError,
         sbom.DisagreeError,
         signing.SigningError,
         ClusterError,
