@@ -49,7 +49,8 @@ from controller.secretsync.work_state import CheckDrift, MakeAttempt, Sleep, Wor
 
 # One namespace gets at most half of these, which is enough for all calls that its vault allows.
 WORKERS = 2 * int(budgets.WORKERS.limit)
-# Seconds until a report is retried after a conflict.
+# Seconds until a report is retried after a conflict. Each further conflict doubles them: the watch can be far behind,
+# and the next attempt reads the vault.
 CONFLICT_DELAY = 0.1
 # Seconds that an AKVSync's SecretSyncs wait for their own edit after one of their class.
 CHILD_PATIENCE = 2.0
@@ -340,7 +341,8 @@ class Reconciler:
                 state.was_not_reported(task, seconds, self._clock.monotonic())
             case ReportResult.OUTDATED:
                 # The status does not have the versions of the fetched keys. An edit may have named other keys.
-                state.was_not_reported(task, CONFLICT_DELAY * (state.requeues + 1), self._clock.monotonic())
+                seconds = min(CONFLICT_DELAY * 2.0 ** min(state.requeues, 16), backoff.MAX_RETRY_SECONDS)
+                state.was_not_reported(task, seconds, self._clock.monotonic())
         return state.seconds_until_due(self._clock.monotonic())
 
     def _charge_if_blocked(self, namespace: str, outcome: Reportable) -> float:

@@ -356,6 +356,18 @@ def test_status_with_a_conflict_is_written_soon(harness: ReconcilerHarness) -> N
     assert len(harness.sync_times) == 2
 
 
+def test_lasting_conflict_of_the_status_does_not_flood_the_vault(harness: ReconcilerHarness) -> None:
+    """After a restore of etcd, the watch delivers nothing, so each status conflicts with a newer object."""
+    harness.advance(100)
+    harness.default_report_result = ReportResult.OUTDATED
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    assert 3 <= len(harness.sync_times) <= 5  # a watch that is a little late costs only a moment
+    harness.advance(HOUR)
+    assert len(harness.sync_times) < 30
+
+
 def test_failure_after_an_unreported_write_says_that_the_secret_exists(harness: ReconcilerHarness) -> None:
     """An edit came between the first write and its status, so no status says that the Secret was created."""
     harness.report_results = [ReportResult.OUTDATED]
