@@ -141,7 +141,8 @@ class UnopenedPfx(ObjectError):  # noqa: N818 -- the PFX may be in order
 class UnusableValue(ObjectError):  # noqa: N818 -- the object is readable
     """The value of the object lacks what a key needs, such as a property.
 
-    `version` and `updated` say which value it is, as in the status of a SecretSync.
+    `version` and `updated` say which value it is, as in the status of a SecretSync. `has_no_key` means that it is the
+    value of an expanded item, and that other items make all keys that its properties could have.
     """
 
     retry = Retry.ON_NEW_VALUE
@@ -152,12 +153,14 @@ class UnusableValue(ObjectError):  # noqa: N818 -- the object is readable
         *,
         version: str = "",
         updated: str = "",
+        has_no_key: bool = False,
         retry_after: float | None = None,
         retry: Retry | None = None,
     ) -> None:
         super().__init__(message, retry_after=retry_after, retry=retry)
         self.version = version
         self.updated = updated
+        self.has_no_key = has_no_key
 
 
 def is_vault_failure(error: ControllerError) -> bool:

@@ -17,7 +17,7 @@ from controller.api.secretsync import RESERVED_PREFIX, TLS_TYPE, SecretSync
 from controller.domain import secret_limits
 from controller.domain.managed_fields import data_keys, names_set_by_controller
 from controller.domain.provider_class import EXPANDED_SUFFIX
-from controller.domain.values import SecretBytes, Unchanged, VaultValue
+from controller.domain.values import SecretBytes, Unchanged, VaultValue, items_with_known_keys
 from controller.errors import ControllerError, InputError, OwnershipError, ProviderError, Retry
 from controller.runtime.backoff import FIRST_RETRY
 
@@ -239,7 +239,7 @@ def leftover_keys(
 
     Return none if the properties of an expanded item are not known, because any key can be one of them.
     """
-    known = {item.expanded_from for item in fetched.values() if isinstance(item, VaultValue)}
+    known = items_with_known_keys(fetched)
     if any(key.endswith(EXPANDED_SUFFIX) and key not in known for key in fetched):
         return set()
     return set(present) - fetched.keys()

@@ -129,7 +129,7 @@ def flatten_expanded(
 
     A key that is mapped by itself takes precedence over a property of an expanded item. If several expanded items have
     the same property, the first one counts. `held` are the names of properties that the Secret has, by the key of their
-    item. An item that failed keeps them, so no other item replaces their values.
+    item. An item that failed keeps them, so no later item replaces their values.
     """
     result = {key: item for key in wanted if not isinstance(item := decoded[key], ExpandedValues)}
     reserved: set[str] = set()
@@ -140,11 +140,15 @@ def flatten_expanded(
             continue
         taken = [name for name in item.properties if name in result or name in reserved]
         result |= {name: text for name, text in item.properties.items() if name not in taken}
-        if item.error:
-            result[key] = item.error
-        elif taken:
+        error = item.error
+        if taken and not error:
             text = f"properties are mapped twice; rename or unmap them: {list_names(taken)}"
-            result[key] = _unusable_value(text, item.properties[taken[0]])
+            error = _unusable_value(text, item.properties[taken[0]])
+        if error:
+            has_no_key = len(taken) == len(item.properties)
+            result[key] = UnusableValue(
+                error.message, version=error.version, updated=error.updated, has_no_key=has_no_key
+            )
     return result
 
 

@@ -15,7 +15,7 @@ from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
 from controller.domain.decision import seconds_until_served
 from controller.domain.generated import akvsync_owner, identify_items
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
-from controller.domain.values import VaultValue
+from controller.domain.values import VaultValue, items_with_known_keys
 from controller.errors import ControllerError, OwnershipError, Retry, is_vault_failure
 from controller.runtime.clock import format_time, parse_time
 
@@ -140,7 +140,7 @@ def object_versions(
     """Return the version of the vault's object for each key. Keys that could not be fetched keep their entries."""
     old = {item.target_key: item for item in before.objects}
     properties = group_properties(before.objects)
-    read = {item.expanded_from for item in fetched.values() if isinstance(item, VaultValue)}
+    read = items_with_known_keys(fetched)
     result: list[ObjectVersion] = []
     for key, item in fetched.items():
         if key.endswith(EXPANDED_SUFFIX):

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 
 from controller.domain.provider_class import ObjectVersionRef
-from controller.errors import ControllerError
+from controller.errors import ControllerError, UnusableValue
 from controller.runtime.zeroize import ZeroizedBytes
 
 
@@ -59,8 +59,17 @@ class ExpandedValues(msgspec.Struct, frozen=True, eq=False):
     """
 
     properties: Mapping[str, VaultValue | Unchanged]
-    error: ControllerError | None = None
+    error: UnusableValue | None = None
     unusable: frozenset[str] = frozenset()
+
+
+def items_with_known_keys(fetched: Mapping[str, VaultValue | Unchanged | ControllerError]) -> set[str]:
+    """Return the expanded items whose values were read, so that all keys that they make are in `fetched`."""
+    return {
+        item.expanded_from if isinstance(item, VaultValue) else key
+        for key, item in fetched.items()
+        if isinstance(item, VaultValue) or (isinstance(item, UnusableValue) and item.has_no_key)
+    }
 
 
 Results = Mapping[ObjectVersionRef, VaultValue | ControllerError]

@@ -235,6 +235,11 @@ EXPANDED = msgspec.structs.replace(make_value(), expanded_from="db/*")
         pytest.param(
             {"host": EXPANDED, "db/*": UNUSABLE}, {"user", "old"}, id="one property of the expanded item is unusable"
         ),
+        pytest.param(
+            {"host": make_value(), "db/*": UnusableValue("twice", has_no_key=True)},
+            {"user", "old"},
+            id="other items make all keys of the expanded item",
+        ),
         pytest.param({"host": EXPANDED, "other/*": MISSING}, set(), id="another expanded item failed"),
     ],
 )

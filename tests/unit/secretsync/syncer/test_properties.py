@@ -113,22 +113,31 @@ async def test_absent_secret_without_a_usable_value_is_not_drift(harness: Syncer
         assert harness.vault.read_names == (["pass"] if stale is None else [])
 
 
-@pytest.mark.parametrize("broken", [CANARY, json.dumps({"host": "db", "a b": CANARY}), json.dumps({"user": CANARY})])
-async def test_unusable_part_of_an_expanded_object_is_not_read_again(harness: SyncerHarness, broken: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "left"),
+    [
+        (CANARY, ["user", "host"]),
+        (json.dumps({"host": "db", "a b": CANARY}), ["user", "host"]),
+        (json.dumps({"user": CANARY}), ["user"]),
+    ],
+)
+async def test_unusable_part_of_an_expanded_object_is_not_read_again(
+    harness: SyncerHarness, broken: str, left: list[str]
+) -> None:
     source, held = make_class(objects=EXPANDED), make_secret_meta(["user", "host"])
     harness.vault.values["pass"] = make_value(encode_properties(host="db"))
     status = make_status(
         await harness.sync(ABSENT, metadata_response(held), wanted=make_expanding_sync(), source=source)
     )
     harness.vault.values |= {"user": make_value("new"), "pass": make_value(broken, version="v2")}
+    after = make_secret_meta(left)
     second = await harness.sync(
-        metadata_response(held), metadata_response(held, "43"), wanted=make_expanding_sync(status), source=source
+        metadata_response(held), metadata_response(after, "43"), wanted=make_expanding_sync(status), source=source
     )
     status = make_status(second)
     harness.vault.read_names = []
-    harness.written.fingerprint = data_fingerprint(held)
     third = await harness.sync(
-        metadata_response(held), wanted=make_expanding_sync(status), source=source, stale=frozenset()
+        metadata_response(after), wanted=make_expanding_sync(status), source=source, stale=frozenset()
     )
     assert harness.vault.read_names == []
     assert (third.reason, third.message, third.objects) == (Reason.PARTIAL, second.message, second.objects)
@@ -287,6 +296,16 @@ async def test_property_that_one_of_two_objects_lost_comes_from_the_other(harnes
     )
     assert read_written_data(harness) == {"name": "n", "host": "second"}
     assert outcome.reason == Reason.WRITTEN
+
+
+async def test_property_is_removed_though_another_object_has_the_only_other_one(harness: SyncerHarness) -> None:
+    wanted, source = await sync_shared_property(harness)
+    held = make_secret_meta(["host", "port"])
+    harness.vault.values["pass"] = make_value(encode_properties(host="second"), version="v2")
+    outcome = await harness.sync(metadata_response(held), metadata_response(held, "43"), wanted=wanted, source=source)
+    assert read_written_data(harness) == {"port": None}
+    assert outcome.reason == Reason.PARTIAL
+    assert [item.target_key for item in outcome.objects or []] == ["host"]
 
 
 async def test_bad_name_is_reported_with_its_source_path(harness: SyncerHarness) -> None:
