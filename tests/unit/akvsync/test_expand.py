@@ -213,6 +213,10 @@ def test_class_asks_for_the_most_versions_that_an_entry_needs() -> None:
             "includeCA goes with certInAKV and kubernetesSecretType kubernetes.io/tls",
         ),
         (
+            "[{kubernetesSecretName: b, mapping: [{dataKey: ..k, secretInAKV: a}]}]",
+            "the mapping of b: dataKey ..k: a Secret's key is not a single dot and does not begin with two dots",
+        ),
+        (
             "[{kubernetesSecretName: b, mapping: [{dataKey: k, certInAKV: a, property: x}]}]",
             "the mapping of b: dataKey k: property and encoding go with secretInAKV",
         ),

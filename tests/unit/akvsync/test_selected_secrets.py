@@ -199,7 +199,7 @@ def test_before_the_first_list_entries_without_select_are_expanded() -> None:
 
 
 @pytest.mark.parametrize("select", [SHOP, SHOP | {"kubernetesSecretType": "kubernetes.io/tls"}])
-@pytest.mark.parametrize(("earlier", "later"), [(1, 3), (3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize(("earlier", "later"), [(1, 3), (1, 2), (3, 1), (3, 2), (1, 1)])
 def test_before_the_first_list_secrets_follow_an_edited_history(
     select: dict[str, Any], earlier: int, later: int
 ) -> None:
@@ -211,6 +211,16 @@ def test_before_the_first_list_secrets_follow_an_edited_history(
     assert before.syncs | waiting.syncs == listed.syncs
     assert waiting.retained == listed.syncs.keys() - waiting.syncs.keys()
     assert waiting.source == listed.source
+
+
+def test_before_the_first_list_properties_of_a_selected_object_are_read() -> None:
+    before = expand_selection(akv_sync([SHOP]), make_vault("shop-a"))
+    mapping = {"kubernetesSecretName": "m", "mapping": [{"dataKey": "k", "secretInAKV": "shop-a", "property": "x"}]}
+    waiting = expand_akvsync(akv_sync([SHOP, mapping]), None, before.syncs.values(), before.source)
+    assert waiting.syncs.keys() == {"m"}
+    assert waiting.retained == {"a"}
+    assert waiting.source
+    assert [item.property_path for item in read_class(waiting.source).all_objects] == ["x", ""]
 
 
 def test_before_the_first_list_no_key_gets_another_version() -> None:

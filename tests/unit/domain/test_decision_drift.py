@@ -49,7 +49,12 @@ def test_manager_named_like_two_has_another_fingerprint() -> None:
 
 
 def test_fingerprint_ignores_order_and_subresources() -> None:
-    managed_fields = [make_managed_fields(["a"]), make_managed_fields(["b"], manager="kubectl")]
+    # The time of an entry is optional.
+    managed_fields = [
+        make_managed_fields(["a"]),
+        make_managed_fields(["b"], manager="kubectl"),
+        make_managed_fields(["c"], manager="kubectl", time=None),
+    ]
     assert data_fingerprint(make_secret_meta(managed_fields=managed_fields)) == data_fingerprint(
         make_secret_meta(managed_fields=managed_fields[::-1])
     )

@@ -37,6 +37,12 @@ def make_pod_environment(folder: Path, host: str = "10.0.0.1") -> dict[str, str]
     }
 
 
+async def test_folder_of_the_kubelet_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = make_pod_environment(tmp_path)
+    monkeypatch.setattr(config, "FOLDER", environment.pop("SERVICE_ACCOUNT_FOLDER"))
+    assert await (await config.find_config(environment)).authorization() == "Bearer first"
+
+
 @pytest.mark.parametrize(
     ("host", "server"),
     [("10.0.0.1", "https://10.0.0.1:443"), ("fd00::1", "https://[fd00::1]:443"), ("api.x", "https://api.x:443")],
@@ -104,7 +110,9 @@ async def test_invalid_ca_of_the_pod_is_refused(tmp_path: Path) -> None:
         await config.find_config(environment)
 
 
-@pytest.mark.parametrize("environment", [{}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
+@pytest.mark.parametrize(
+    "environment", [{}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"KUBERNETES_SERVICE_PORT": "443"}]
+)
 async def test_missing_configuration_names_both_ways(environment: Mapping[str, str]) -> None:
     with pytest.raises(errors.Refused, match="run in a pod or set KUBECONFIG"):
         await config.find_config(environment)
@@ -171,6 +179,22 @@ async def test_kubeconfig_is_obeyed_about_tls_and_proxies(tmp_path: Path) -> Non
     found = await config.find_config({"KUBECONFIG": str(tmp_path / "config")})
     assert ((tls := found.tls()).verify_mode, tls.check_hostname) == (ssl.CERT_NONE, False)
     assert (found.server_name, found.proxy) == ("api.example", "http://h:1")
+
+
+async def test_client_certificate_of_the_kubeconfig_is_sent(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    tls = authority.server_context(tmp_path, ["127.0.0.1"])
+    clients = ClusterAuthority(tmp_path, "clients")
+    tls.load_verify_locations(clients.pair.cert)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    client = clients.issue("me", user="me")
+    user = f"{{client-certificate: {client.cert.name}, client-key: {client.key.name}}}"
+    async with run_api_server(tls) as server:
+        server.default_response = lambda _: ScriptedResponse({})
+        cluster = f'"{server.url}", certificate-authority: ca.pem'
+        (tmp_path / "config").write_text(KUBECONFIG.replace(f'"{SERVER}"', cluster).replace(USER, user))
+        async with KubeClient(await config.find_config({"KUBECONFIG": str(tmp_path / "config")})) as kube:
+            assert await kube.call("GET", "/version") == b"{}"
 
 
 async def test_requests_use_the_proxy_of_the_kubeconfig(tmp_path: Path) -> None:

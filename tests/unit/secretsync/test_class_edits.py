@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from controller.akvsync.expand import expand_akvsync
-from controller.api.meta import ObjectMeta
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.domain.generated import ClassItem, as_objects
@@ -19,6 +19,7 @@ from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync import class_edits
 from controller.secretsync.class_edits import AffectedKeys, ClassEdits
+from controller.secretsync.sync_resolver import Class
 from tests.support.akv_syncs import akv_sync
 from tests.support.process_stats import thread_seconds
 
@@ -53,15 +54,15 @@ NAMES = [f"item-{number}" for number in range(ITEMS)]
 class ClassEditsHarness:
     """A class, the SecretSyncs that use it, and the keys that its edits affect."""
 
-    def __init__(self, source: SecretProviderClass, *users: SecretSync, pool: ParsingPool | None = None) -> None:
+    def __init__(self, source: Class, *users: SecretSync, pool: ParsingPool | None = None) -> None:
         self.current = source
         self.found: list[AffectedKeys] = []
         self._added = asyncio.Event()
-        self.syncs = {Key("shop", user.metadata.name): user for user in users}
+        self.syncs: dict[Key, SecretSync | Unreadable] = {Key("shop", user.metadata.name): user for user in users}
         log = RateLimitedLog(logging.getLogger(__name__))
         self.edits = ClassEdits(pool or ParsingPool(), lambda _: self.current, lambda _: self.syncs, self._add, log)
 
-    def edit(self, after: SecretProviderClass) -> None:
+    def edit(self, after: Class) -> None:
         before, self.current = self.current, after
         self.edits.handle_edit(CLASS, before)
 
@@ -92,9 +93,11 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_small_edit_is_compared_at_once() -> None:
     harness = ClassEditsHarness(make_class("a", "b"), make_sync("one", "a", "b"), make_sync("other", "b"))
+    odd = Key("shop", "odd")
+    harness.syncs[odd] = Unreadable(ObjectMeta(name="odd", namespace="shop"), "spec is no object")
     harness.edit(make_class("a", "c", generation=2))
     affected_keys = frozenset({"b", "b/*"})
-    assert harness.found == [{Key("shop", "one"): affected_keys, Key("shop", "other"): affected_keys}]
+    assert harness.found == [{Key("shop", "one"): affected_keys, Key("shop", "other"): affected_keys, odd: None}]
 
 
 @pytest.mark.parametrize("large", ["class", "users"])
@@ -125,6 +128,18 @@ async def test_edits_within_a_second_are_compared_together(threads: list[str], m
     }
 
 
+async def test_edit_after_the_end_of_a_comparison_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_edits, "EDIT_INTERVAL", 0.01)
+    harness = ClassEditsHarness(make_class(*NAMES), make_sync("s", *NAMES))
+    for number in (1, 2):
+        harness.edit(make_class(*NAMES[number:], generation=1 + number))
+        await harness.wait_for_results(number)
+        await asyncio.sleep(0.1)
+    assert [found[Key("shop", "s")] for found in harness.found] == [
+        frozenset({name, f"{name}/*"}) for name in NAMES[:2]
+    ]
+
+
 class FailingPool(ParsingPool):
     """A pool that runs nothing."""
 
@@ -143,11 +158,14 @@ class FailingPool(ParsingPool):
         pytest.param(RuntimeError("can't start new thread"), id="limit of threads or memory"),
     ],
 )
-async def test_edit_that_cannot_be_compared_affects_all_keys(threads: list[str], failure: Exception) -> None:
+async def test_edit_that_cannot_be_compared_affects_all_keys(
+    threads: list[str], failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     harness = ClassEditsHarness(make_class(*NAMES), make_sync("s", *NAMES), pool=FailingPool(failure))
     harness.edit(make_class(*NAMES[1:], generation=2))
     await harness.wait_for_results(1)
     assert (threads, harness.found) == ([], [{Key("shop", "s"): None}])
+    assert ("unexpected RuntimeError" in caplog.text) == isinstance(failure, RuntimeError)
 
 
 async def test_deleted_class_and_hand_written_class_affect_all_keys() -> None:
@@ -158,4 +176,5 @@ async def test_deleted_class_and_hand_written_class_affect_all_keys() -> None:
     harness.edits.handle_edit(CLASS, None)
     harness.edit(hand_written)
     await harness.wait_for_results(2)
-    assert harness.found == [{Key("shop", "s"): None}] * 2
+    harness.edit(None)
+    assert harness.found == [{Key("shop", "s"): None}] * 3

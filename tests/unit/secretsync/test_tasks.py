@@ -109,6 +109,7 @@ def test_keys_left(
         (USER, USER),
         (frozenset({"x/*"}), frozenset({"x/*", "y/*"})),
         (frozenset({"y/*"}), frozenset({"y/*"})),
+        (frozenset({"user", "x/*"}), frozenset({"user", "x/*", "y/*"})),
         (frozenset({"tls.crt"}), frozenset({"tls.crt", "tls.key"})),
         (frozenset({"tls.key"}), frozenset({"tls.key"})),
     ],
