@@ -10,6 +10,7 @@ from controller.api.meta import MAX_SPEC, ObjectMeta, OwnerReference
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
 from controller.domain.generated import ClassItem, as_objects
+from controller.domain.vault_objects import write_name
 from controller.errors import InputError
 
 
@@ -43,7 +44,7 @@ class WantedItem(msgspec.Struct, frozen=True):
     def to_class_item(self, history: int) -> ClassItem:
         """Return the item as the parameter `objects` has it. `history` is its objectVersionHistory."""
         fields = {
-            "objectName": self.object,
+            "objectName": write_name(self.object),
             "objectType": "secret",
             "objectAlias": self._alias,
             "objectVersionHistory": str(history) if history > 1 else "",

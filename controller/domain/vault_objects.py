@@ -305,6 +305,11 @@ def _is_null(node: yaml.Node) -> bool:
     return not node.style if node.tag == _NO_TAG else node.tag == f"{_YAML}null"
 
 
+def write_name(name: str) -> str:
+    """Return a name as a YAML scalar. An object of the vault can be named null, which needs quotes."""
+    return f'"{name}"' if name in _NULLS else name
+
+
 def _scalar_text(node: yaml.ScalarNode, where: str) -> str | None:
     """Return the text of a scalar as gopkg.in/yaml.v3 decodes it, or None for null.
 

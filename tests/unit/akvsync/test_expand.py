@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync
-from controller.api.akvsync import MAX_GENERATED, MAX_PARTS
+from controller.api.akvsync import ENCODINGS, MAX_GENERATED, MAX_PARTS
 from controller.api.meta import MAX_SPEC
+from controller.domain.generated import as_objects, class_items
 from controller.domain.provider_class import VaultObject, read_class
+from controller.domain.vault_objects import PROPERTY
 from controller.errors import InputError
 from tests.support.akv_syncs import EXAMPLE, akv_sync, source_paths, type_and_keys
 
@@ -351,6 +353,41 @@ def test_property_is_in_the_class_as_the_akvsync_has_it(path: str) -> None:
     )
     (item,) = read_items(generated).values()
     assert item.property_path == path
+
+
+NAMES = st.from_regex(r"[0-9A-Za-z][0-9A-Za-z-]{0,9}", fullmatch=True) | st.sampled_from(
+    ["null", "Null", "NULL", "true", "1e3", "0x1f", "2020-01-01"]
+)
+PATHS = st.from_regex(PROPERTY, fullmatch=True, alphabet=st.characters(exclude_categories=["Cs"])).filter(
+    lambda path: len(path) <= 128 and path == path.strip()
+)
+MAPPED_KEYS = st.lists(
+    st.fixed_dictionaries(
+        {"version": st.sampled_from([0, 0, 0, 1, 3])},
+        optional={
+            "property": PATHS,
+            "encoding": st.sampled_from(ENCODINGS),
+        },
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(st.dictionaries(NAMES, MAPPED_KEYS, min_size=1, max_size=3))
+def test_each_key_reads_what_its_mapping_names(wanted: dict[str, list[dict[str, Any]]]) -> None:
+    pairs = [(name, key) for name, keys in wanted.items() for key in keys]
+    keys = [{"dataKey": f"k{number}", "secretInAKV": name} | key for number, (name, key) in enumerate(pairs)]
+    generated = expand_objects([{"kubernetesSecretName": "m", "mapping": keys}])
+    assert generated.source
+    assert generated.source.spec.parameters["objects"] == as_objects(class_items(generated.source))
+    read = read_class(generated.source).wanted(generated.syncs["m"].spec.secret_object)
+    assert [
+        {"dataKey": key, "secretInAKV": found.object.name, "version": found.index}
+        | ({"property": found.object.property_path} if found.object.property_path else {})
+        | ({"encoding": found.object.encoding} if found.object.encoding != "utf-8" else {})
+        for key, found in read.items()
+    ] == [{name: value for name, value in key.items() if value != "utf-8"} for key in keys]
 
 
 def test_more_properties_than_a_class_holds_are_refused() -> None:

@@ -16,6 +16,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE, MAX_TEXT, TLS_TYPE, SecretSync
 from controller.domain import reserved
 from controller.domain.provider_class import CLIENT, TENANT, VAULT_NAME, read_class
+from controller.domain.vault_objects import write_name
 from controller.errors import ControllerError
 from controller.keyvault.credentials import Identity
 from tools.cli.common import kube_names
@@ -220,7 +221,7 @@ def _build_objects(secret: WantedSecret, paths: dict[_Variant, str]) -> Iterator
     for variant, path in paths.items():
         name, kind, version, part, encoding = variant
         fields = {
-            "objectName": name,
+            "objectName": write_name(name),
             "objectType": kind,
             "objectAlias": path if path != name else "",
             "objectVersion": version,

@@ -155,6 +155,14 @@ def test_parts_of_a_certificate_in_an_opaque_secret_become_a_class() -> None:
     assert sync["spec"]["secretObject"]["data"] == [{"sourcePath": "web/tls.crt", "targetKey": "chain.pem"}]
 
 
+def test_object_named_null_is_read() -> None:
+    source, _ = run_migration(
+        make_store(), make_external_secret(make_key("a", "null", version=VERSION), make_key("b", "null"))
+    ).manifests
+    assert source["kind"] == "SecretProviderClass"
+    assert source["spec"]["parameters"]["objects"].count('objectName: "null"\n') == 2
+
+
 @pytest.mark.parametrize(
     ("ref", "line"),
     [
