@@ -99,6 +99,12 @@ def _mapped_item(entry: AKVObject, mapped_key: MappedKey) -> WantedItem:
         )
     if mapped_key.property_path and not PROPERTY.fullmatch(mapped_key.property_path):
         raise InputError(f"{describe_entry(entry)}: property of dataKey {mapped_key.data_key} is not {PROPERTY_RULE}")
+    if mapped_key.property_path != mapped_key.property_path.strip():
+        # The fields of a class are read without it, so another property would be read, or the whole value.
+        raise InputError(
+            f"{describe_entry(entry)}: property of dataKey {mapped_key.data_key} begins or ends with white space:"
+            " remove it"
+        )
     return WantedItem(mapped_key.secret_in_akv or mapped_key.cert_in_akv, mapped_key.property_path, mapped_key.encoding)
 
 

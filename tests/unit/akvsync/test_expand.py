@@ -234,6 +234,13 @@ def test_class_asks_for_the_most_versions_that_an_entry_needs() -> None:
             "[{kubernetesSecretName: b, mapping: [{dataKey: k, secretInAKV: a, property: x.}]}]",
             "the mapping of b: property of dataKey k is not names with dots",
         ),
+        *(
+            (
+                f"[{{kubernetesSecretName: b, mapping: [{{dataKey: k, secretInAKV: a, property: '{path}'}}]}}]",
+                "the mapping of b: property of dataKey k begins or ends with white space: remove it",
+            )
+            for path in (" ", " x", "x ", "x\\ ")
+        ),
         (
             "[{certInAKV: a, kubernetesSecretType: kubernetes.io/ssh-auth}]",
             "certInAKV a: a certificate becomes a Secret of type Opaque or kubernetes.io/tls",
