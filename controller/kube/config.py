@@ -55,8 +55,12 @@ async def find_config(environment: Mapping[str, str]) -> ApiServerConfig:
 
 
 def list_kubeconfigs(variable: str) -> list[str]:
-    """Return the files that the variable KUBECONFIG names, separated by colons, without missing ones, as kubectl."""
-    return [path for path in variable.split(os.pathsep) if path and Path(path).is_file()]
+    """Return the files that the variable KUBECONFIG names, separated by colons, as kubectl.
+
+    Missing files are left out, and empty ones unless all are empty.
+    """
+    files = [path for path in variable.split(os.pathsep) if path and Path(path).is_file()]
+    return [path for path in files if Path(path).stat().st_size] or files
 
 
 class _MountedFiles:

@@ -220,6 +220,14 @@ async def test_first_context_of_several_kubeconfigs_counts_as_for_kubectl(
     assert found.server == f"https://{first}:6443"
 
 
+@pytest.mark.parametrize("names", ["empty:config", "config:empty"])
+async def test_empty_file_among_several_kubeconfigs_is_left_out_as_by_kubectl(names: str, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(KUBECONFIG)
+    (tmp_path / "empty").touch()
+    found = await config.find_config({"KUBECONFIG": ":".join(str(tmp_path / name) for name in names.split(":"))})
+    assert found.server == SERVER
+
+
 async def test_missing_kubeconfig_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.Refused, match=r"KUBECONFIG names .*none, which is not a file"):
         await config.find_config({"KUBECONFIG": str(tmp_path / "none")})
