@@ -2,6 +2,7 @@
 
 import contextlib
 import traceback
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -9,13 +10,14 @@ import pytest
 from controller import errors
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.config.settings import FOREIGN_SECRET, Settings
-from controller.domain.status import Synced
+from controller.domain.status import Synced, next_status
 from controller.errors import Retry
 from controller.secretsync.sync_resolver import Class, ResolvedSync
+from controller.secretsync.syncer import LastWrite
 from controller.secretsync.tasks import Fetch
-from tests.support.builders import make_owner, make_secret_meta, make_sync
+from tests.support.builders import make_owner, make_provider_class, make_secret_meta, make_sync
 from tests.support.scripted_api_server import ScriptedResponse, error_response
 from tests.unit.secretsync.syncer.harness import (
     ABSENT,
@@ -43,6 +45,25 @@ async def test_secret_of_another_owner_causes_no_vault_call(harness: SyncerHarne
     assert error.retry is Retry.BLOCKED
     assert harness.requests == ["probe"]
     assert not harness.vault.readers
+
+
+async def test_probe_that_another_policy_refuses_is_no_question_of_the_owner(harness: SyncerHarness) -> None:
+    error = await harness.sync_error(error_response(422, "ValidatingAdmissionPolicy 'x' denied request: frozen"))
+    assert error.reason == Reason.POLICY_REFUSED
+    assert not harness.vault.readers
+
+
+@pytest.mark.parametrize("synced_before", [False, True])
+async def test_first_attempt_probes_the_secret_of_a_secretsync_with_a_status(
+    harness: SyncerHarness, synced_before: bool
+) -> None:
+    harness.written = LastWrite()
+    status = next_status(
+        make_sync().metadata, SecretSyncStatus(), make_provider_class(), Synced(message=""), datetime.now(UTC)
+    )
+    answers = [metadata_response(make_secret_meta())] * (2 if synced_before else 1)
+    await harness.sync(*answers, wanted=make_sync(status=status if synced_before else None))
+    assert harness.requests == (["probe", "PATCH"] if synced_before else ["POST"])
 
 
 @pytest.mark.parametrize(
