@@ -337,6 +337,7 @@ async def test_only_stale_keys_are_read(harness: SyncerHarness) -> None:
         metadata_response(before), wanted=make_expanding_sync(status), source=source, stale=frozenset({"all/*"})
     )
     assert harness.vault.read_names == ["pass"]
+    assert harness.vault.first_flags[-1] is False  # all properties have a value already
 
 
 async def test_key_that_another_client_removed_is_read_again(harness: SyncerHarness) -> None:
