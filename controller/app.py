@@ -34,7 +34,7 @@ from controller.observability.telemetry import Metrics
 from controller.polling.poller import Poller
 from controller.runtime import budgets
 from controller.runtime.budgets import TotalBudget
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.secretsync.collector import SecretSyncCollector
 from controller.secretsync.reconciler import Reconciler
 from controller.secretsync.status_reporter import StatusReporter

@@ -1,13 +1,11 @@
-"""Resolve host names in threads with fair shares by namespace.
+"""Resolve the host names of vaults and of Entra, with fair shares by namespace.
 
-It uses the system's resolver, so /etc/hosts, search domains and nsswitch have the same effect as for other programs in
-the pod. A lookup blocks its thread, for minutes if a DNS server does not answer, and an editor can choose the host with
-keyvaultName. The shares protect the other namespaces.
+A lookup can block its thread for minutes, and an editor can choose the host with keyvaultName. The shares protect the
+other namespaces.
 """
 
 import asyncio
 import errno
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from controller.runtime import budgets
-from controller.runtime.threads import FairThreads
+from controller.runtime.threads.resolver import SystemResolver
 
 LOOKUPS_AT_ONCE = 2 * int(budgets.LOOKUPS.limit)
 # Seconds that a caller waits. The lookup itself continues and keeps its thread until the system ends it.
@@ -37,14 +35,13 @@ class _HostLookup(NamedTuple):
 
 
 class FairResolver(AbstractResolver):
-    """The system's resolver. Callers of one namespace that resolve the same name share one lookup."""
+    """The system's resolver with a cache. Callers of one namespace that resolve the same name share one lookup."""
 
     def __init__(
-        self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo, clock: Callable[[], float] = time.monotonic
+        self, getaddrinfo: Callable[..., Any] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._getaddrinfo = getaddrinfo
         self._clock = clock
-        self._threads = FairThreads(LOOKUPS_AT_ONCE, "resolve")
+        self._system = SystemResolver(LOOKUPS_AT_ONCE, getaddrinfo)
         # Namespaces do not share lookups: a shared one could wait for the threads of a namespace whose share is used.
         self._running: dict[tuple[str, _HostLookup], asyncio.Task[list[ResolveResult]]] = {}
         self.cached: dict[_HostLookup, tuple[float, list[ResolveResult]]] = {}
@@ -70,28 +67,7 @@ class FairResolver(AbstractResolver):
             raise OSError(errno.ETIMEDOUT, "the name was not resolved in time") from None
 
     async def _look_up(self, namespace: str, wanted: _HostLookup) -> list[ResolveResult]:
-        found = await self._threads.run(namespace, lambda: self._request_addresses(wanted))
-        return [
-            ResolveResult(
-                hostname=wanted.host,
-                host=address[0],
-                port=address[1],
-                family=family,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for family, _, protocol, _, address in found
-        ]
-
-    def _request_addresses(self, wanted: _HostLookup) -> Any:
-        try:
-            return self._getaddrinfo(
-                wanted.host, wanted.port, family=wanted.family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-            )
-        except socket.gaierror:
-            # The system's resolver reports an unknown name if it cannot open /etc/hosts. This raises the cause.
-            os.close(os.open(os.devnull, os.O_RDONLY))
-            raise
+        return await self._system.resolve_for(namespace, *wanted)
 
     def _note_end(self, key: tuple[str, _HostLookup], task: "asyncio.Task[list[ResolveResult]]") -> None:
         self._running.pop(key, None)

@@ -115,7 +115,8 @@ PARSING = Budget(
     limit=20,
     unit="seconds",
     at_the_limit="the SecretSync's status reports it; the controller tries again after half a minute or later",
-    test="tests/unit/runtime/test_parsing.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
+    test="tests/unit/runtime/threads/test_parsing.py::"
+    "test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
     seconds=60,
 )
 COMPARED = Budget(

@@ -15,7 +15,7 @@ from controller.api.secretsync import SecretSync
 from controller.domain.generated import changed_items, keys_from_items
 from controller.errors import ParsingDeferred
 from controller.observability.telemetry import RateLimitedLog
-from controller.runtime.parsing import Charge, ParsingPool
+from controller.runtime.threads.parsing import Charge, ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync.class_reader import EDIT_INTERVAL, SMALL
 from controller.secretsync.sync_resolver import Class

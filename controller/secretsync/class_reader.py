@@ -14,7 +14,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.domain.provider_class import ProviderConfig, read_class
 from controller.errors import ClassError
 from controller.runtime.coalesce import KeyedLocks
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 
 # Seconds between two parsings of a class.

@@ -36,7 +36,7 @@ from controller.polling.poller import Poller
 from controller.runtime import backoff, budgets
 from controller.runtime.budgets import RateBudget
 from controller.runtime.clock import SYSTEM_CLOCK, Clock, format_time, latest, parse_time
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.runtime.work_queue import Key, Queue
 from controller.secretsync.attempts import AttemptRunner
 from controller.secretsync.class_edits import AffectedKeys, ClassEdits

@@ -19,7 +19,7 @@ from controller.keyvault.credentials import Identity
 from controller.keyvault.service_accounts import resolve_identity
 from controller.kube.client import KubeClient
 from controller.runtime.backoff import refresh_interval
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync.class_reader import ClassReader
 

@@ -18,7 +18,7 @@ from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.status import group_properties
 from controller.domain.values import ExpandedValues, Results, Unchanged, VaultValue
 from controller.keyvault.pool import VaultPool
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.secretsync import pkcs12_sandbox
 from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.tasks import Fetch

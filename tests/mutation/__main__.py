@@ -58,7 +58,7 @@ MODULES = [
     "runtime.clock",
     "runtime.fair_share",
     "runtime.json_decoding",
-    "runtime.parsing",
+    "runtime.threads.parsing",
     "runtime.rate_limiter",
     "runtime.work_queue",
     "polling.poller",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from controller.config.settings import Settings
 from controller.observability.telemetry import Metrics
 from controller.runtime.clock import Clock
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.secretsync.reconciler import Reconciler
 
 if TYPE_CHECKING:

@@ -4,15 +4,13 @@ The kubelet replaces all files of a volume by one rename. The client checks the 
 changed, it opens a new connection with the renewed certificate.
 """
 
-import socket
 import ssl
 from pathlib import Path
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from controller.observability.otlp import wire
-from controller.runtime.threads import FairThreads
+from controller.runtime.threads.resolver import SystemResolver
 
 CERTIFICATE, KEY, CA = "tls.crt", "tls.key", "ca.crt"
 SECONDS = 10
@@ -25,45 +23,13 @@ class UnsentError(Exception):
     """No answer arrived. The message has the cause and the next step."""
 
 
-class CollectorResolver(AbstractResolver):
-    """The system's resolver in a daemon thread.
-
-    The process waits at its end for a lookup in a thread of the event loop, for longer than its grace period.
-    """
-
-    def __init__(self) -> None:
-        self._threads = FairThreads(1, "resolve-collector")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return the addresses. Raise `OSError` if there are none."""
-        found = await self._threads.run(
-            "", lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        )
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=int(address[1]),
-                family=found_family,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for found_family, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        """Do nothing: the thread is a daemon."""
-
-
 class CollectorClient:
     """A client of one collector."""
 
     def __init__(self, endpoint: str, folder: Path) -> None:
         self.url = endpoint.rstrip("/").removesuffix(wire.PATH) + wire.PATH
         self._folder = folder
-        self._resolver = CollectorResolver()
+        self._resolver = SystemResolver(1)  # there is one host
         self._files: tuple[bytes, ...] = ()
         self._session: aiohttp.ClientSession | None = None
 

@@ -19,7 +19,7 @@ from controller.keyvault import pool
 from controller.keyvault.credentials import FederatedCredential, Identity
 from controller.keyvault.pool import VaultPool
 from controller.keyvault.resolver import LOOKUPS_AT_ONCE, FairResolver
-from controller.runtime.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, ParsingPool
+from controller.runtime.threads.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, ParsingPool
 from tests.support.scripted_api_server import ReceivedRequest, ScriptedResponse, run_api_server
 from tools.local_cluster.pki import ClusterAuthority
 

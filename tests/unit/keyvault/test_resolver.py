@@ -1,9 +1,6 @@
 """Test the resolution of host names in separate threads: hanging names block only their own namespace."""
 
 import asyncio
-import errno
-import os
-import resource
 import socket
 import threading
 from collections import Counter
@@ -93,18 +90,3 @@ async def test_resolved_names_are_cached_and_failures_are_not() -> None:
 
 async def test_default_resolver_resolves_localhost() -> None:
     assert await resolve(FairResolver(), "a", "localhost") in ("127.0.0.1", "::1")
-
-
-async def test_lookup_without_a_free_descriptor_reports_the_limit_of_files() -> None:
-    """The system's resolver reports an unknown name if it cannot open /etc/hosts."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    first_free = os.dup(0)
-    os.close(first_free)
-    # With a limit of 0, poll() would also fail in the threads of other tests.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
-    try:
-        with pytest.raises(OSError) as failed:  # noqa: PT011 - the number is checked below
-            await resolve(FairResolver(FakeNameServer()), "a", "no-hosts-file")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert failed.value.errno == errno.EMFILE

@@ -15,7 +15,7 @@ from controller.api.secretsync import SecretSync
 from controller.domain.generated import ClassItem, as_objects
 from controller.errors import ParsingDeferred
 from controller.observability.telemetry import RateLimitedLog
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync import class_edits
 from controller.secretsync.class_edits import AffectedKeys, ClassEdits

@@ -12,7 +12,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.domain import provider_class
 from controller.domain.provider_class import ProviderConfig
 from controller.errors import ClassError, ParsingDeferred
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync import class_reader
 from controller.secretsync.class_reader import EDIT_INTERVAL, SMALL, ClassReader

@@ -9,17 +9,14 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
+from controller.runtime.threads.resolver import SystemResolver
 from tools.local_cluster.errors import DownloadError
 from tools.local_cluster.programs.progress import ProgressLine
 from tools.local_cluster.programs.releases import ReleaseFile, is_safe, published_checksum
@@ -32,6 +29,7 @@ CONNECT_SECONDS = 1.5
 MAX_FILE_BYTES = 256 * 2**20  # the largest, kube-apiserver, has 120 MB
 MAX_CHECKSUMS_BYTES = 64 * 1024  # etcd's, of all its files, have 4 KiB
 MAX_REDIRECTS = 5
+LOOKUP_THREADS = 16  # half of them run at once: more than the sources and the hosts that they redirect to
 _CHUNK_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -59,7 +57,7 @@ async def _fetch_all(
     try:
         async with (
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=_ThreadResolver()),
+                connector=aiohttp.TCPConnector(resolver=SystemResolver(LOOKUP_THREADS)),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 headers={"Accept-Encoding": "identity"},
@@ -194,45 +192,6 @@ def _origin_of(address: str) -> str:
     # The query of a redirect can be a signature with which anyone can download the file.
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.hostname}"
-
-
-class _ThreadResolver(AbstractResolver):
-    """Resolves names in daemon threads. A name server that does not answer then delays neither this nor the exit."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of `host`. Raise OSError."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[ResolveResult]] = loop.create_future()
-
-        def deliver(set_outcome: Callable[[Any], None], outcome: Any) -> None:
-            if not answer.done():
-                set_outcome(outcome)
-
-        def look_up() -> None:
-            try:
-                infos = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-            except OSError as error:
-                outcome: tuple[Callable[[Any], None], Any] = (answer.set_exception, error)
-            except UnicodeError:
-                outcome = (answer.set_exception, OSError("it is not a host name"))
-            else:
-                outcome = (answer.set_result, [_resolve_result(host, info) for info in infos])
-            with contextlib.suppress(RuntimeError):  # the loop was closed: the download was given up
-                loop.call_soon_threadsafe(deliver, *outcome)
-
-        threading.Thread(target=look_up, daemon=True, name=f"resolve {host}").start()
-        return await answer
-
-    async def close(self) -> None:
-        """Leave the threads alone."""
-
-
-def _resolve_result(host: str, info: tuple[Any, ...]) -> ResolveResult:
-    family, _, protocol, _, address = info
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    return ResolveResult(hostname=host, host=address[0], port=address[1], family=family, proto=protocol, flags=flags)
 
 
 def _explain_cause(error: Exception) -> str:

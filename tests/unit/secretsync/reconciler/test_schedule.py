@@ -18,7 +18,7 @@ from controller.errors import ControllerError, InputError, ObjectError
 from controller.keyvault.credentials import Identity
 from controller.observability.telemetry import Metrics
 from controller.polling.poll_group import PollGroup
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync.reconciler import Reconciler
 from controller.secretsync.refused_write import RefusedWrite

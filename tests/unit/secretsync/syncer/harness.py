@@ -19,7 +19,7 @@ from controller.errors import ControllerError
 from controller.keyvault.credentials import Identity
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import Metrics
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.secretsync.sync_resolver import Class, SyncResolver
 from controller.secretsync.syncer import LastWrite, Syncer
 from controller.secretsync.tasks import Fetch

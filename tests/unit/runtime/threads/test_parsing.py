@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from controller.errors import ClassError, ParsingDeferred
-from controller.runtime import budgets, parsing
-from controller.runtime.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, Charge, ParsingPool
-from controller.runtime.threads import FairThreads
+from controller.runtime import budgets
+from controller.runtime.threads import parsing
+from controller.runtime.threads.fair_threads import FairThreads
+from controller.runtime.threads.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, Charge, ParsingPool
 
 # A call that must not wait fails after this many seconds.
 SOON = 5.0

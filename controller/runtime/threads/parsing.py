@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from controller.errors import ParsingDeferred
 from controller.runtime import budgets
-from controller.runtime.threads import FairThreads
+from controller.runtime.threads.fair_threads import FairThreads
 
 # A text takes milliseconds, during which its thread holds the interpreter's lock. More threads would not be faster.
 TEXTS_AT_ONCE = 4
