@@ -21,6 +21,7 @@ from controller.kube.config import ApiServerConfig
 from controller.kube.foreign_text import RefuserKind, parse_refusal, passable_text
 from controller.runtime.backoff import parse_retry_after
 from controller.runtime.json_decoding import Undecodable, decode_json
+from controller.runtime.threads.resolver import SystemResolver
 from controller.runtime.zeroize import zeroize
 
 TIMEOUT = 30.0
@@ -34,6 +35,8 @@ MAX_ERROR = 2**16
 # that end the connection. A watch is silent for minutes, and a node that loses power closes no connection. client-go
 # also notices that after 45 s.
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+# Two lookups run at once, so that another attempt can succeed while an abandoned lookup still has its thread.
+LOOKUP_THREADS = 4
 
 Query = Mapping[str, str]
 _ENCODER = msgspec.json.Encoder()
@@ -70,7 +73,9 @@ class KubeClient:
     async def __aenter__(self) -> "KubeClient":
         self._session = aiohttp.ClientSession(
             # Unlimited: each watch needs one connection, and the number of workers bounds the others.
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=_new_socket),
+            connector=aiohttp.TCPConnector(
+                limit=0, socket_factory=_new_socket, resolver=SystemResolver(LOOKUP_THREADS)
+            ),
             # A small compressed answer could fill the memory. `_open_response` also rejects a compressed answer that
             # was not requested.
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},

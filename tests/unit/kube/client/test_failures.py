@@ -1,8 +1,12 @@
 """Test the error for every failure of the Kubernetes API, over real HTTP."""
 
+import asyncio
 import base64
 import gzip
+import socket
 import ssl
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -217,3 +221,20 @@ async def test_error_of_a_secret_request_contains_no_foreign_text(
             server.add_responses(ScriptedResponse(status_object, status=status, headers={"Warning": "299 - x"}))
             error = await catch_error(SECRET_REQUESTS[call_name](api))
             assert not canaries.find_forms("".join(traceback.format_exception(error)))
+
+
+def test_hanging_lookup_does_not_delay_the_end_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In some clusters KUBERNETES_SERVICE_HOST is a name, and a kubeconfig usually has one."""
+    ended = threading.Event()
+    monkeypatch.setattr(client, "TIMEOUT", 1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(20))
+
+    async def main() -> None:
+        config = ScriptedApiServer().client_config()._replace(server="http://api.example")
+        async with KubeClient(config) as api:
+            await catch_error(probe_secret(api))
+
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 10
+    ended.set()
