@@ -19,7 +19,8 @@ from tests.support.cluster.namespace import Namespace
 from tests.support.shell_recorder import list_commands
 from tools.cli.common import templating
 from tools.cli.migrate import migrate
-from tools.cli.migrate.operators import akv2k8s, external_secrets
+from tools.cli.migrate.operators.akv2k8s import conversion as akv2k8s
+from tools.cli.migrate.operators.external_secrets import conversion as external_secrets
 from tools.cli.migrate.operators.result import ConversionOptions
 
 
@@ -265,7 +266,7 @@ KEYS = (
 )
 TLS = {"type": "kubernetes.io/tls", "data": {"tls.crt": "{{ .a }}", "tls.key": "{{ .a }}"}}
 CONVERSIONS = [
-    external_secrets.migrate(
+    external_secrets.convert_objects(
         [
             external_secrets_manifests.make_account(),
             external_secrets_manifests.make_store(),
@@ -284,7 +285,7 @@ CONVERSIONS = [
     )
     for options in (ConversionOptions(), ConversionOptions(classes=True), ConversionOptions(beside=True))
 ] + [
-    akv2k8s.migrate(
+    akv2k8s.convert_objects(
         [
             *akv2k8s_manifests.ALL_MANIFESTS,
             *(

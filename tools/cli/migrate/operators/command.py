@@ -16,10 +16,12 @@ from tools.cli.common.command import BadInput, ToolParser, parse_path
 from tools.cli.common.kube_client import OperatorKubeClient, connect
 from tools.cli.migrate.manifests import select_namespace
 from tools.cli.migrate.objects import Manifest, MigrationNote
-from tools.cli.migrate.operators import akv2k8s, akv2k8s_kinds, external_secrets, external_secrets_kinds
-from tools.cli.migrate.operators import report as reports
+from tools.cli.migrate.operators.akv2k8s import conversion as akv2k8s
+from tools.cli.migrate.operators.akv2k8s import kinds as akv2k8s_kinds
+from tools.cli.migrate.operators.external_secrets import conversion as external_secrets
+from tools.cli.migrate.operators.external_secrets import kinds as external_secrets_kinds
 from tools.cli.migrate.operators.foreign_manifests import ForeignObjects, load
-from tools.cli.migrate.operators.report import OperatorTexts, report
+from tools.cli.migrate.operators.report import AKV2K8S, EXTERNAL_SECRETS, OperatorTexts, build_report
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 from tools.cli.migrate.results import to_documents, write_results
 
@@ -54,8 +56,8 @@ class _OperatorTool(msgspec.Struct, frozen=True):
     """The kinds of another operator, and the function that converts them."""
 
     operator: OperatorTexts
-    kinds: Callable[[], tuple[str, ...]]
-    migrate: Callable[[Iterable[Manifest], ConversionOptions], ConversionResult]
+    checked_kinds: Callable[[], tuple[str, ...]]
+    convert: Callable[[Iterable[Manifest], ConversionOptions], ConversionResult]
     places: Sequence[_KindLocation]
 
 
@@ -77,9 +79,9 @@ _OURS = (
 )
 _TOOLS = {
     "external-secrets": _OperatorTool(
-        reports.EXTERNAL_SECRETS,
-        external_secrets.kinds,
-        external_secrets.migrate,
+        EXTERNAL_SECRETS,
+        external_secrets.checked_kinds,
+        external_secrets.convert_objects,
         (
             _eso_kind("ExternalSecret", "externalsecrets"),
             _eso_kind("ClusterExternalSecret", "clusterexternalsecrets"),
@@ -93,9 +95,9 @@ _TOOLS = {
         ),
     ),
     "akv2k8s": _OperatorTool(
-        reports.AKV2K8S,
-        akv2k8s.kinds,
-        akv2k8s.migrate,
+        AKV2K8S,
+        akv2k8s.checked_kinds,
+        akv2k8s.convert_objects,
         (
             _KindLocation("AzureKeyVaultSecret", "azurekeyvaultsecrets", "spv.no", akv2k8s_kinds.VERSIONS),
             *(_workload_kind(kind, "apps") for kind in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")),
@@ -168,7 +170,7 @@ def _read_files(args: argparse.Namespace) -> ForeignObjects | None:
         raise BadInput("give files or folders, or --cluster")
     if args.cluster:
         return None
-    found = load(paths, _TOOLS[args.command].kinds(), args.namespace)
+    found = load(paths, _TOOLS[args.command].checked_kinds(), args.namespace)
     # A ClusterExternalSecret makes objects in namespaces that no file names.
     if not any(each["kind"].startswith("Cluster") for each in found.objects):
         select_namespace(found.objects, args.namespace)
@@ -195,10 +197,10 @@ async def run(args: argparse.Namespace) -> int:
         classes=args.classes,
         beside=args.beside,
     )
-    result = tool.migrate(found.objects, options)
+    result = tool.convert(found.objects, options)
     for note in found.notes:
         result.note(note.about, note.text)
-    page = report(result, tool.operator, issuer)
+    page = build_report(result, tool.operator, issuer)
     if args.output:
         await asyncio.to_thread(write_results, args.output, result.manifests, result.patches, page)
         counts = f"{len(result.manifests)} manifests, {len(result.patches)} patches, {len(result.notes)} notes"

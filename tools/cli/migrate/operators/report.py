@@ -66,7 +66,7 @@ AKV2K8S = OperatorTexts(
 )
 
 
-def report(found: ConversionResult, operator: OperatorTexts, issuer: str) -> str:
+def build_report(found: ConversionResult, operator: OperatorTexts, issuer: str) -> str:
     """Return the report in Markdown. Without an issuer, its commands use the shell variable ISSUER."""
     return "\n".join(_report_lines(found, operator, issuer)) + "\n"
 

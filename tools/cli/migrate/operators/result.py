@@ -59,8 +59,8 @@ class ConversionResult(msgspec.Struct, frozen=True):
     remaining: list[SourceObject] = msgspec.field(default_factory=list)
     """Objects that the other operator still serves after the migration."""
 
-    def read_by(self, secret: WantedSecret) -> None:
-        """Record the roles that the reader of a Secret needs."""
+    def add_roles(self, secret: WantedSecret) -> None:
+        """Add the roles that the reader of a Secret needs."""
         who = (secret.reader.identity(secret.namespace), secret.reader.vault)
         roles = {entry.role for entry in secret.entries} or {SECRETS_USER}
         self.roles.setdefault(who, set()).update(roles)

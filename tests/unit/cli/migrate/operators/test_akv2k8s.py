@@ -12,9 +12,9 @@ from tests.support.akv2k8s_manifests import ALL_MANIFESTS, VERSION_ID, make_outp
 from tests.unit.cli.migrate.operators.mutations import VALUES, list_places, mutate_documents
 from tools.cli.migrate import migrate
 from tools.cli.migrate.objects import Manifest
-from tools.cli.migrate.operators.akv2k8s import migrate as convert
-from tools.cli.migrate.operators.akv2k8s_kinds import VERSIONS
-from tools.cli.migrate.operators.report import AKV2K8S, report
+from tools.cli.migrate.operators.akv2k8s.conversion import convert_objects as convert
+from tools.cli.migrate.operators.akv2k8s.kinds import VERSIONS
+from tools.cli.migrate.operators.report import AKV2K8S, build_report
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 from tools.cli.migrate.workloads import TEMPLATES
 
@@ -54,7 +54,7 @@ def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(number: int)
     assert f"AzureKeyVaultSecret {('a', 'z')[number]}: akv2k8s writes the modulus of a key as bytes" in join_notes(
         found
     )
-    page = report(found, AKV2K8S, "")
+    page = build_report(found, AKV2K8S, "")
     assert page.count("kubectl delete azurekeyvaultsecret") == 1
     assert "kubectl delete azurekeyvaultsecret alone" in page
     # The controller of akv2k8s is stopped during the takeover, and runs again afterwards.
@@ -173,7 +173,7 @@ def test_injected_property_is_mapped() -> None:
 
 
 def test_certificate_without_its_key_needs_the_reader_role() -> None:
-    page = report(run_migration(make_source("certificate", secret=make_output())), AKV2K8S, "")
+    page = build_report(run_migration(make_source("certificate", secret=make_output())), AKV2K8S, "")
     assert 'az role assignment create --role "Key Vault Reader"' in page
     assert "Secrets User" not in page
 
@@ -271,7 +271,7 @@ def test_secret_of_injected_values_does_not_reuse_a_synced_name() -> None:
     assert [(each["name"], each["key"]) for each in refs] == [
         ("s-env", "value"), ("cert", "tls.key"), ("cert", "tls.crt"),
     ]  # fmt: skip
-    page = report(found, AKV2K8S, "")
+    page = build_report(found, AKV2K8S, "")
     assert page.index("kubectl wait akvsync/s-env") < page.index("kubectl patch deployment web")
     assert page.index("kubectl patch deployment web") < page.index("kubectl delete azurekeyvaultsecret db")
 
@@ -313,7 +313,7 @@ def test_value_that_is_injected_elsewhere_is_reported(kind: str) -> None:
 
 
 def test_controller_stops_before_a_source_is_deleted() -> None:
-    page = report(run_migration(make_source(secret=make_output())), AKV2K8S, "")
+    page = build_report(run_migration(make_source(secret=make_output())), AKV2K8S, "")
     steps = [
         "kubectl apply --filename manifests.yaml",
         "kubectl scale deployment akv2k8s-controller --namespace akv2k8s --replicas=0",

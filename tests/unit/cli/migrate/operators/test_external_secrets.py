@@ -26,9 +26,9 @@ from tests.support.external_secrets_manifests import (
 from tests.unit.cli.migrate.operators.mutations import VALUES, list_places, mutate_documents
 from tools.cli.migrate import migrate
 from tools.cli.migrate.objects import Manifest
-from tools.cli.migrate.operators.external_secrets import migrate as convert
-from tools.cli.migrate.operators.external_secrets_template import parse as parse_template
-from tools.cli.migrate.operators.report import EXTERNAL_SECRETS, report
+from tools.cli.migrate.operators.external_secrets.conversion import convert_objects as convert
+from tools.cli.migrate.operators.external_secrets.template import parse as parse_template
+from tools.cli.migrate.operators.report import EXTERNAL_SECRETS, build_report
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 
 
@@ -258,7 +258,7 @@ def test_option_creates_classes_instead_of_akvsyncs() -> None:
 def test_option_creates_secrets_beside_the_old_ones() -> None:
     found = run_migration(make_store(), make_external_secret(make_key("a", "x")), beside=True)
     assert get_spec(found)["objects"][0]["kubernetesSecretName"] == "db-akv"
-    page = report(found, EXTERNAL_SECRETS, "")
+    page = build_report(found, EXTERNAL_SECRETS, "")
     assert "shop/db becomes db-akv" in page
     assert "--cascade" not in page
     assert page.index("kubectl wait secretsync/db-akv") < page.index("kubectl delete externalsecret db")
@@ -564,7 +564,7 @@ def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(
     assert words in note
     assert all(f"key {name!r}: " in note for name in lost)
     assert "key 'fine'" not in note.replace("the key 'fine'", "")
-    page = report(found, EXTERNAL_SECRETS, "")
+    page = build_report(found, EXTERNAL_SECRETS, "")
     # No command of the report deletes the ExternalSecret or changes the Secret.
     assert "kubectl delete" not in page
     assert "kubectl patch" not in page
@@ -589,7 +589,7 @@ def test_convertible_entry_of_data_from_becomes_another_secret() -> None:
     )
     assert [each["spec"]["objects"][0]["kubernetesSecretName"] for each in found.manifests] == ["db-akv", "ok"]
     assert [(each.name, each.new_name) for each in found.takeovers] == [("ok", "ok")]
-    page = report(found, EXTERNAL_SECRETS, "")
+    page = build_report(found, EXTERNAL_SECRETS, "")
     assert "kubectl delete externalsecret ok" in page
     assert "kubectl delete externalsecret db" not in page
     assert "Keep it, its stores and its credentials" in page
@@ -601,7 +601,7 @@ def test_type_whose_required_key_is_lost_is_explained_with_that_key() -> None:
     assert not found.manifests
     assert "key 'tls.key': the constant in its template" in join_notes(found)
     assert "needs the key tls.key" in join_notes(found)
-    assert "still writes Secrets for externalsecret shop/db" in report(found, EXTERNAL_SECRETS, "")
+    assert "still writes Secrets for externalsecret shop/db" in build_report(found, EXTERNAL_SECRETS, "")
 
 
 def test_secret_beside_the_old_one_has_a_unique_name() -> None:
@@ -738,7 +738,7 @@ def test_cluster_external_secret_is_kept_without_a_takeover(listed: bool) -> Non
     found = run_migration(*objects, *([child] if listed else []), client_id=CLIENT)
     assert [(each.namespace, each.name) for each in found.takeovers] == [("shop", "db")]
     assert [(each.namespace, each.new_name) for each in found.partial] == [("one", "all-akv")]
-    assert "kubectl delete clusterexternalsecret" not in report(found, EXTERNAL_SECRETS, "")
+    assert "kubectl delete clusterexternalsecret" not in build_report(found, EXTERNAL_SECRETS, "")
 
 
 def test_cluster_external_secret_cannot_recreate_external_secrets() -> None:
@@ -747,7 +747,7 @@ def test_cluster_external_secret_cannot_recreate_external_secrets() -> None:
         make_cluster_external_secret(namespaces=["one", "two"]),
     ]
     for beside in (False, True):
-        page = report(run_migration(*objects, client_id=CLIENT, beside=beside), EXTERNAL_SECRETS, "")
+        page = build_report(run_migration(*objects, client_id=CLIENT, beside=beside), EXTERNAL_SECRETS, "")
         parent = page.index("kubectl delete clusterexternalsecret all --cascade=orphan")
         assert parent < page.index("kubectl delete externalsecret all --namespace one")
         if beside:
@@ -761,7 +761,7 @@ def test_deletion_of_a_cluster_external_secret_deletes_no_secret() -> None:
     whole = make_cluster_external_secret(namespaces=["one", "two"])
     whole["spec"]["externalSecretSpec"]["target"] = {"deletionPolicy": "Delete"}
     found = run_migration(make_store("ClusterSecretStore", tenantId=TENANT), whole, client_id=CLIENT)
-    page = report(found, EXTERNAL_SECRETS, "")
+    page = build_report(found, EXTERNAL_SECRETS, "")
     steps = [
         "kubectl patch clusterexternalsecret all --type=merge --patch "
         """'{"spec":{"externalSecretSpec":{"target":{"deletionPolicy":"Retain"}}}}'""",
@@ -792,7 +792,7 @@ def test_cluster_external_secret_with_a_lost_secret_stays(beside: bool) -> None:
     assert "one/all: is not carried over: ClusterExternalSecret all would be deleted, and with it the Secret of" in (
         join_notes(found)
     )
-    assert "delete clusterexternalsecret" not in report(found, EXTERNAL_SECRETS, "")
+    assert "delete clusterexternalsecret" not in build_report(found, EXTERNAL_SECRETS, "")
 
 
 def test_external_secret_of_a_cluster_external_secret_is_converted_once() -> None:
@@ -825,7 +825,7 @@ def test_takeover_order_leaves_no_gap() -> None:
     found = run_migration(
         make_store(), make_external_secret(make_key("a", "x"), target={"deletionPolicy": "Delete", "name": "s"})
     )
-    page = report(found, EXTERNAL_SECRETS, "https://issuer.example")
+    page = build_report(found, EXTERNAL_SECRETS, "https://issuer.example")
     steps = [
         "kubectl apply --filename manifests.yaml",
         """kubectl patch externalsecret db --namespace shop --type=merge --patch '{"spec":""",

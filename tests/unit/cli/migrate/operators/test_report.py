@@ -18,14 +18,15 @@ from tests.support.shell_recorder import list_commands, run_recorded
 from tests.unit.cli.migrate.operators.mutations import list_places, mutate_documents
 from tools.cli.common import kube_names, templating
 from tools.cli.migrate.objects import Manifest
-from tools.cli.migrate.operators import akv2k8s, external_secrets
-from tools.cli.migrate.operators.report import AKV2K8S, EXTERNAL_SECRETS, OperatorTexts, report
+from tools.cli.migrate.operators.akv2k8s import conversion as akv2k8s
+from tools.cli.migrate.operators.external_secrets import conversion as external_secrets
+from tools.cli.migrate.operators.report import AKV2K8S, EXTERNAL_SECRETS, OperatorTexts, build_report
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 
 OPTIONS = ConversionOptions(client_id="client-1", tenant_id="tenant-1", service_account="reader")
 OPERATORS = (
-    (EXTERNAL_SECRETS, external_secrets.migrate, external_secrets_manifests.ALL_MANIFESTS),
-    (AKV2K8S, akv2k8s.migrate, akv2k8s_manifests.ALL_MANIFESTS),
+    (EXTERNAL_SECRETS, external_secrets.convert_objects, external_secrets_manifests.ALL_MANIFESTS),
+    (AKV2K8S, akv2k8s.convert_objects, akv2k8s_manifests.ALL_MANIFESTS),
 )
 # The commands of a report. NAME is any name of a Kubernetes object.
 COMMANDS = [
@@ -53,7 +54,7 @@ COMMANDS = [
 
 def check_report(found: ConversionResult, operator: OperatorTexts) -> None:
     """Check that the report is printable and well formed, and that it has only known commands."""
-    page = report(found, operator, "")
+    page = build_report(found, operator, "")
     assert all(each.isprintable() or each == "\n" for each in page), page
     for line in list_commands(page):
         assert is_known_line(line), line
@@ -116,7 +117,7 @@ def test_shell_runs_only_the_intended_commands(number: int, issuer: str, tmp_pat
     operator, convert, whole = OPERATORS[number]
     found = convert(whole, OPTIONS)
     assert found.takeovers
-    ran = run_recorded("\n".join(list_commands(report(found, operator, issuer))), tmp_path)
+    ran = run_recorded("\n".join(list_commands(build_report(found, operator, issuer))), tmp_path)
     assert {words[0] for words in ran} == {"az", "helm", "kubectl", "doctor"}
     adopted = [words for words in ran if words[1:3] == ["patch", "secret"]]
     assert len(adopted) == len(found.takeovers)
@@ -126,6 +127,6 @@ def test_shell_runs_only_the_intended_commands(number: int, issuer: str, tmp_pat
 
 
 def test_report_without_work_is_complete() -> None:
-    page = report(ConversionResult(), EXTERNAL_SECRETS, "")
+    page = build_report(ConversionResult(), EXTERNAL_SECRETS, "")
     assert "None." in page
     assert page.count("# nothing to do") == 4

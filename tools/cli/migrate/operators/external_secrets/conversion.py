@@ -16,17 +16,16 @@ from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE
 from controller.domain import secret_limits
 from tools.cli.migrate import sync_rules
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
-from tools.cli.migrate.operators import cluster_external_secrets, foreign_manifests, wanted_secrets
-from tools.cli.migrate.operators import external_secrets_data as data
-from tools.cli.migrate.operators import external_secrets_template as template
-from tools.cli.migrate.operators.external_secrets_kinds import (
+from tools.cli.migrate.operators import foreign_manifests, wanted_secrets
+from tools.cli.migrate.operators.external_secrets import cluster_external_secrets, data, template
+from tools.cli.migrate.operators.external_secrets.kinds import (
     GENERATORS,
     GROUP,
     VERSIONS,
     ClusterExternalSecret,
     ExternalSecret,
 )
-from tools.cli.migrate.operators.external_secrets_stores import StoreIndex
+from tools.cli.migrate.operators.external_secrets.stores import StoreIndex
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult, SecretTakeover, SourceObject
 from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, SecretEntry, VaultIdentity, WantedSecret
 
@@ -42,7 +41,7 @@ _PUSHED = "this controller only reads the vault: write into it with az, Terrafor
 _EXPLAINED = {"PushSecret": _PUSHED, "ClusterPushSecret": _PUSHED}
 
 
-def kinds() -> tuple[str, ...]:
+def checked_kinds() -> tuple[str, ...]:
     """Return the kinds whose objects must have valid names for the conversion."""
     return (
         *("ExternalSecret", "ClusterExternalSecret", "SecretStore", "ClusterSecretStore", *_EXPLAINED),
@@ -50,7 +49,7 @@ def kinds() -> tuple[str, ...]:
     )
 
 
-def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> ConversionResult:
+def convert_objects(objects: Iterable[Manifest], options: ConversionOptions) -> ConversionResult:
     """Convert every ExternalSecret among `objects`.
 
     The deletion of a ClusterExternalSecret deletes all of its ExternalSecrets. If one of them does not carry over, none
@@ -76,7 +75,7 @@ def _convert(
     """
     parents: dict[tuple[str, str], SourceObject] = {}
     result = ConversionResult()
-    ours = [each for each in objects if _api_group(each) == GROUP and each["kind"] in kinds()]
+    ours = [each for each in objects if _api_group(each) == GROUP and each["kind"] in checked_kinds()]
     stores = StoreIndex([each for each in objects if each in ours or each["kind"] == "ServiceAccount"], options, result)
     stores.describe()
     taken = wanted_secrets.taken_names(objects)
@@ -107,7 +106,7 @@ def _convert(
             continue
         made[secret.namespace, secret.name] = about
         names.add((given.namespace, given.name))
-        result.read_by(secret)
+        result.add_roles(secret)
         takeover = _build_takeover(external, origin, parent, secret, given.name)
         if secret.lost:
             result.note_lost(about, given.name, secret)
@@ -167,7 +166,7 @@ def _external_secrets(
             result.note(about, data.GENERATOR)
         elif kind in _EXPLAINED:
             result.note(about, _EXPLAINED[kind])
-        elif kind not in kinds():
+        elif kind not in checked_kinds():
             result.note(about, f"the kind {kind} is not known: it stays with External Secrets")
         elif (version := str(each["apiVersion"]).rpartition("/")[2]) not in VERSIONS:
             result.note(about, f"is not carried over: the version {version} is not one of {', '.join(VERSIONS)}")

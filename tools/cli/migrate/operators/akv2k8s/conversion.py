@@ -17,8 +17,9 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE
 from tools.cli.migrate import sync_rules
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
-from tools.cli.migrate.operators import akv2k8s_keys, foreign_manifests, wanted_secrets
-from tools.cli.migrate.operators.akv2k8s_kinds import GROUP, KIND, VERSIONS, AzureKeyVaultSecret
+from tools.cli.migrate.operators import foreign_manifests, wanted_secrets
+from tools.cli.migrate.operators.akv2k8s import keys
+from tools.cli.migrate.operators.akv2k8s.kinds import GROUP, KIND, VERSIONS, AzureKeyVaultSecret
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult, SecretTakeover, SourceObject
 from tools.cli.migrate.operators.wanted_secrets import (
     InexpressibleSecret,
@@ -35,12 +36,12 @@ UNCHANGEABLE = ("Job", "Pod")
 _Sources = dict[tuple[str, str], AzureKeyVaultSecret]
 
 
-def kinds() -> tuple[str, ...]:
+def checked_kinds() -> tuple[str, ...]:
     """Return the kinds whose objects must have valid names for the conversion."""
     return (KIND, SecretProviderClass.kind, AKVSync.kind, *TEMPLATES)
 
 
-def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> ConversionResult:
+def convert_objects(objects: Iterable[Manifest], options: ConversionOptions) -> ConversionResult:
     """Convert every AzureKeyVaultSecret among `objects`, and the values that the env-injector injects."""
     objects = sorted(objects, key=qualified_name)
     result = ConversionResult()
@@ -52,14 +53,14 @@ def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> Conversi
         elif (read := _read_secret(each, result)) is not None:
             sources[namespace_of(each), each["metadata"]["name"]] = read
     taken = wanted_secrets.taken_names(objects)
-    making = _SecretConversion(sources, options, result, taken)
-    making.secrets()
+    conversion = _SecretConversion(sources, options, result, taken)
+    conversion.convert_secrets()
     for each in objects:
         if each["kind"] in TEMPLATES and not each["metadata"].get("ownerReferences"):
-            making.workload(each)
+            conversion.patch_workload(each)
         elif each["kind"] not in (*TEMPLATES, KIND):
-            making.other(each)
-    making.injected()
+            conversion.note_injections(each)
+    conversion.convert_injected()
     return result
 
 
@@ -97,9 +98,9 @@ class _SecretConversion:
         # AzureKeyVaultSecrets whose values are injected through objects that are not converted.
         self._used: set[tuple[str, str]] = set()
         # The keys that each new Secret needs for injected values, by namespace and name of the AzureKeyVaultSecret.
-        self.read: dict[tuple[str, str], dict[str, SecretEntry]] = {}
+        self._injected: dict[tuple[str, str], dict[str, SecretEntry]] = {}
 
-    def secrets(self) -> None:
+    def convert_secrets(self) -> None:
         """Convert the Secrets that the controller of akv2k8s writes. Several AzureKeyVaultSecrets can write one."""
         groups: dict[tuple[str, str], list[tuple[str, AzureKeyVaultSecret]]] = {}
         for (where, name), each in self._sources.items():
@@ -144,7 +145,7 @@ class _SecretConversion:
             what = "types" if len(types) > 1 else "vaults"
             raise InexpressibleSecret(f"Secret {name} has several {what}: use a Secret for each")
         (kind,), (reader,) = types, readers
-        whole = [found for _, each in members if (found := akv2k8s_keys.whole(each))]
+        whole = [found for _, each in members if (found := keys.whole(each))]
         if whole and len(members) > 1:
             raise InexpressibleSecret(f"Secret {name} has several values, and one of them becomes several keys")
         entries: dict[str, SecretEntry] = {}
@@ -153,7 +154,7 @@ class _SecretConversion:
         annotations: dict[str, str] = {}
         for source, each in members:
             try:
-                own = [] if whole else list(akv2k8s_keys.entries(each))
+                own = [] if whole else list(keys.entries(each))
             except InexpressibleSecret as problem:
                 lost[f"{KIND} {source}"] = str(problem)
                 continue
@@ -204,9 +205,9 @@ class _SecretConversion:
     def _add_secret(self, secret: WantedSecret) -> None:
         name = wanted_secrets.free_name(secret.name, secret, self._taken)
         self._result.manifests.extend(wanted_secrets.manifests(secret, name, classes=self._options.classes))
-        self._result.read_by(secret)
+        self._result.add_roles(secret)
 
-    def workload(self, manifest: Manifest) -> None:
+    def patch_workload(self, manifest: Manifest) -> None:
         """Add a patch for a workload, if the env-injector injects values into its environment."""
         about, where = qualified_name(manifest), namespace_of(manifest)
         body: Manifest = {}
@@ -241,17 +242,17 @@ class _SecretConversion:
             try:
                 if source is None:
                     raise InexpressibleSecret(f"{KIND} {where}/{match[1]} is not among the manifests: add its file")
-                entry = akv2k8s_keys.injected(source, match[4] or "")
+                entry = keys.injected(source, match[4] or "")
                 wanted_secrets.manifests(self._injected_secret(where, match[1], [entry]), match[1], classes=False)
             except InexpressibleSecret as problem:
                 self._result.note(about, f"the environment variable {name} stays: {problem}")
                 continue
-            self.read.setdefault((where, match[1]), {})[entry.key] = entry
+            self._injected.setdefault((where, match[1]), {})[entry.key] = entry
             key_ref = {"name": self._injected_name(where, match[1]), "key": entry.key}
             # A strategic merge patch finds the variable by its name; null removes its old value.
             yield {"name": name, "value": None, "valueFrom": {"secretKeyRef": key_ref}}
 
-    def other(self, manifest: Manifest) -> None:
+    def note_injections(self, manifest: Manifest) -> None:
         """Add a note for each value that the env-injector injects through an object that is not converted."""
         for text in sorted(_find_injected(manifest)):
             self._result.note(
@@ -276,13 +277,13 @@ class _SecretConversion:
             reader=self._reader_of(self._sources[where, source]),
         )
 
-    def injected(self) -> None:
+    def convert_injected(self) -> None:
         """Convert the Secrets that the patched workloads read, and note AzureKeyVaultSecrets without a use."""
-        for (where, name), entries in self.read.items():
+        for (where, name), entries in self._injected.items():
             self._add_secret(self._injected_secret(where, name, list(entries.values())))
         for (where, name), each in self._sources.items():
             output = each.spec.output
-            is_used = (where, name) in self.read or (where, name) in self._used
+            is_used = (where, name) in self._injected or (where, name) in self._used
             if not (output.secret.name or output.config_map.name or is_used):
                 self._result.note(
                     f"{KIND} {where}/{name}",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from tools.cli.migrate.objects import Manifest
-from tools.cli.migrate.operators.external_secrets_kinds import (
+from tools.cli.migrate.operators.external_secrets.kinds import (
     Anything,
     DataFrom,
     ExternalSecretData,
@@ -16,7 +16,7 @@ from tools.cli.migrate.operators.external_secrets_kinds import (
     SourceRef,
     StoreRef,
 )
-from tools.cli.migrate.operators.external_secrets_stores import StoreIndex
+from tools.cli.migrate.operators.external_secrets.stores import StoreIndex
 from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, SecretEntry, VaultIdentity
 
 GENERATOR = "generators have no counterpart: generate the value once, store it in the vault, and sync it from there"

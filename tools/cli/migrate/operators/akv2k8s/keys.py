@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE
 from tools.cli.migrate.objects import Manifest
-from tools.cli.migrate.operators.akv2k8s_kinds import AzureKeyVaultSecret, VaultObject
+from tools.cli.migrate.operators.akv2k8s.kinds import AzureKeyVaultSecret, VaultObject
 from tools.cli.migrate.operators.wanted_secrets import PEM_PARTS, InexpressibleSecret, SecretEntry
 
 # The key of a new Secret that takes the place of an injected value without a query.

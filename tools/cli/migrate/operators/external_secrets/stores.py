@@ -11,7 +11,7 @@ from controller.domain.provider_class import CLIENT
 from tools.cli.common import kube_names
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
 from tools.cli.migrate.operators import foreign_manifests
-from tools.cli.migrate.operators.external_secrets_kinds import AzureKV, SecretStore, StoreRef
+from tools.cli.migrate.operators.external_secrets.kinds import AzureKV, SecretStore, StoreRef
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, VaultIdentity
 

@@ -7,7 +7,7 @@ import msgspec
 from tools.cli.common import kube_names
 from tools.cli.migrate.objects import Manifest, qualified_name
 from tools.cli.migrate.operators import foreign_manifests
-from tools.cli.migrate.operators.external_secrets_kinds import ClusterExternalSecret, ExternalSecret, LabelSelector
+from tools.cli.migrate.operators.external_secrets.kinds import ClusterExternalSecret, ExternalSecret, LabelSelector
 from tools.cli.migrate.operators.result import ConversionResult
 
 # The API server gives this label to each namespace, with its name. Manifests in files do not have it.
