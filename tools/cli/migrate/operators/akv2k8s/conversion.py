@@ -17,14 +17,14 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE
 from tools.cli.migrate import sync_rules
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
-from tools.cli.migrate.operators import foreign_manifests, wanted_secrets
+from tools.cli.migrate.operators import foreign_manifests, new_names, secret_manifests, wanted_secrets
 from tools.cli.migrate.operators.akv2k8s import keys
 from tools.cli.migrate.operators.akv2k8s.kinds import GROUP, KIND, VERSIONS, AzureKeyVaultSecret
+from tools.cli.migrate.operators.new_names import TakenNames
 from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult, SecretTakeover, SourceObject
 from tools.cli.migrate.operators.wanted_secrets import (
     InexpressibleSecret,
     SecretEntry,
-    TakenNames,
     VaultIdentity,
     WantedSecret,
 )
@@ -34,6 +34,9 @@ _INJECTED = re.compile(r"([a-zA-Z0-9]([a-zA-Z0-9-]{0,253}[a-zA-Z0-9])?)@azurekey
 # Kinds of workloads whose pod template cannot change.
 UNCHANGEABLE = ("Job", "Pod")
 _Sources = dict[tuple[str, str], AzureKeyVaultSecret]
+"""AzureKeyVaultSecrets by namespace and name."""
+_Members = list[tuple[str, AzureKeyVaultSecret]]
+"""The AzureKeyVaultSecrets that write one Secret, each with its name."""
 
 
 def checked_kinds() -> tuple[str, ...]:
@@ -52,7 +55,7 @@ def convert_objects(objects: Iterable[Manifest], options: ConversionOptions) -> 
                 result.untouched.append(qualified_name(each))
         elif (read := _read_secret(each, result)) is not None:
             sources[namespace_of(each), each["metadata"]["name"]] = read
-    taken = wanted_secrets.taken_names(objects)
+    taken = new_names.find_taken_names(objects)
     conversion = _SecretConversion(sources, options, result, taken)
     conversion.convert_secrets()
     for each in objects:
@@ -102,50 +105,57 @@ class _SecretConversion:
 
     def convert_secrets(self) -> None:
         """Convert the Secrets that the controller of akv2k8s writes. Several AzureKeyVaultSecrets can write one."""
-        groups: dict[tuple[str, str], list[tuple[str, AzureKeyVaultSecret]]] = {}
+        groups = self._group_by_secret()
+        names = set(groups)
+        for (where, secret_name), members in groups.items():
+            self._convert_group(where, secret_name, members, names)
+
+    def _group_by_secret(self) -> dict[tuple[str, str], _Members]:
+        """Return the AzureKeyVaultSecrets by the Secret that they write. Add a note for each ConfigMap."""
+        groups: dict[tuple[str, str], _Members] = {}
         for (where, name), each in self._sources.items():
-            about = f"{KIND} {where}/{name}"
             output = each.spec.output
             if output.config_map.name:
                 self._result.note(
-                    about,
+                    f"{KIND} {where}/{name}",
                     f"writes the ConfigMap {output.config_map.name}: this controller writes only Secrets; sync a Secret"
                     " and let the workload read that",
                 )
             if output.secret.name:
                 groups.setdefault((where, output.secret.name), []).append((name, each))
-        taken = set(groups)
-        for (where, secret_name), members in groups.items():
-            about = f"{KIND} {where}/{members[0][0]}"
-            owners = tuple(SourceObject(KIND.lower(), where, name) for name, _ in members)
-            try:
-                secret = self._make_secret(where, secret_name, members)
-                given = secret
-                if self._options.beside or secret.lost:
-                    given = msgspec.structs.replace(secret, name=wanted_secrets.name_beside(secret, taken))
-                self._add_secret(given)
-            except InexpressibleSecret as problem:
-                for name, _ in members:
-                    self._result.note(f"{KIND} {where}/{name}", f"is not carried over: {problem}")
-                self._result.remaining.extend(owners)
-                continue
-            taken.add((where, given.name))
-            takeover = SecretTakeover(where, secret_name, given.name, owners)
-            if secret.lost:
-                self._result.note_lost(about, given.name, secret)
-                self._result.partial.append(takeover)
-                self._result.remaining.extend(owners)
-            else:
-                self._result.takeovers.append(takeover)
+        return groups
 
-    def _make_secret(self, where: str, name: str, members: list[tuple[str, AzureKeyVaultSecret]]) -> WantedSecret:
+    def _convert_group(self, where: str, secret_name: str, members: _Members, names: set[tuple[str, str]]) -> None:
+        """Convert one Secret. Add the new one to `names`, the Secrets by namespace and name."""
+        owners = tuple(SourceObject(KIND.lower(), where, name) for name, _ in members)
+        try:
+            secret = self._make_secret(where, secret_name, members)
+            given = secret
+            if self._options.beside or secret.lost:
+                given = msgspec.structs.replace(secret, name=new_names.name_beside(secret, names))
+            self._add_secret(given)
+        except InexpressibleSecret as problem:
+            for name, _ in members:
+                self._result.note(f"{KIND} {where}/{name}", f"is not carried over: {problem}")
+            self._result.remaining.extend(owners)
+            return
+        names.add((where, given.name))
+        takeover = SecretTakeover(where, secret_name, given.name, owners)
+        if secret.lost:
+            self._result.note_lost(f"{KIND} {where}/{members[0][0]}", given.name, secret)
+            self._result.partial.append(takeover)
+            self._result.remaining.extend(owners)
+        else:
+            self._result.takeovers.append(takeover)
+
+    def _make_secret(self, where: str, name: str, members: _Members) -> WantedSecret:
         types = {each.spec.output.secret.type or DEFAULT_TYPE for _, each in members}
         readers = {self._reader_of(each) for _, each in members}
         if len(types) > 1 or len(readers) > 1:
             what = "types" if len(types) > 1 else "vaults"
             raise InexpressibleSecret(f"Secret {name} has several {what}: use a Secret for each")
         (kind,), (reader,) = types, readers
-        whole = [found for _, each in members if (found := keys.whole(each))]
+        whole = [found for _, each in members if (found := keys.convert_whole(each))]
         if whole and len(members) > 1:
             raise InexpressibleSecret(f"Secret {name} has several values, and one of them becomes several keys")
         entries: dict[str, SecretEntry] = {}
@@ -154,7 +164,7 @@ class _SecretConversion:
         annotations: dict[str, str] = {}
         for source, each in members:
             try:
-                own = [] if whole else list(keys.entries(each))
+                own = [] if whole else list(keys.convert_entries(each))
             except InexpressibleSecret as problem:
                 lost[f"{KIND} {source}"] = str(problem)
                 continue
@@ -203,8 +213,8 @@ class _SecretConversion:
         )
 
     def _add_secret(self, secret: WantedSecret) -> None:
-        name = wanted_secrets.free_name(secret.name, secret, self._taken)
-        self._result.manifests.extend(wanted_secrets.manifests(secret, name, classes=self._options.classes))
+        name = new_names.free_name(secret.name, secret, self._taken)
+        self._result.manifests.extend(secret_manifests.build_manifests(secret, name, classes=self._options.classes))
         self._result.add_roles(secret)
 
     def patch_workload(self, manifest: Manifest) -> None:
@@ -242,8 +252,9 @@ class _SecretConversion:
             try:
                 if source is None:
                     raise InexpressibleSecret(f"{KIND} {where}/{match[1]} is not among the manifests: add its file")
-                entry = keys.injected(source, match[4] or "")
-                wanted_secrets.manifests(self._injected_secret(where, match[1], [entry]), match[1], classes=False)
+                entry = keys.convert_injected(source, match[4] or "")
+                secret = self._injected_secret(where, match[1], [entry])
+                secret_manifests.build_manifests(secret, match[1], classes=False)  # raises if this is not possible
             except InexpressibleSecret as problem:
                 self._result.note(about, f"the environment variable {name} stays: {problem}")
                 continue

@@ -1,4 +1,4 @@
-"""Return the keys of an AzureKeyVaultSecret: those of its Secret, and those of injected values. Pure.
+"""Convert the keys of an AzureKeyVaultSecret: those of its Secret, and those of injected values. Pure.
 
 A part without a counterpart raises `InexpressibleSecret`, which names the best alternative.
 """
@@ -26,7 +26,7 @@ _BASIC_AUTH = "kubernetes.io/basic-auth"
 _SPLIT = "store the user and the password as two secrets in the vault"
 
 
-def whole(source: AzureKeyVaultSecret) -> Manifest | None:
+def convert_whole(source: AzureKeyVaultSecret) -> Manifest | None:
     """Return the AKVSync's object for a value that becomes several keys, or None if it becomes one key."""
     found, kind = source.spec.vault.object, source.spec.output.secret.type or DEFAULT_TYPE
     is_expanded = found.type == _SEVERAL
@@ -41,7 +41,7 @@ def whole(source: AzureKeyVaultSecret) -> Manifest | None:
     return {"secretInAKV": _object_name(found)} | ({"expand": True} if is_expanded else {})
 
 
-def entries(source: AzureKeyVaultSecret) -> Iterator[SecretEntry]:
+def convert_entries(source: AzureKeyVaultSecret) -> Iterator[SecretEntry]:
     """Yield the keys that the controller of akv2k8s writes. Raise `InexpressibleSecret`."""
     found, output = source.spec.vault.object, source.spec.output.secret
     version, encoding = _version_of(found), ""
@@ -72,7 +72,7 @@ def entries(source: AzureKeyVaultSecret) -> Iterator[SecretEntry]:
     yield SecretEntry(key=key, object=name, version=version, encoding=encoding)
 
 
-def injected(source: AzureKeyVaultSecret, query: str) -> SecretEntry:
+def convert_injected(source: AzureKeyVaultSecret, query: str) -> SecretEntry:
     """Return the key of a Secret for the value that the env-injector injects. Raise `InexpressibleSecret`."""
     found = source.spec.vault.object
     name, version = _object_name(found), _version_of(found)

@@ -16,7 +16,7 @@ from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE
 from controller.domain import secret_limits
 from tools.cli.migrate import sync_rules
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
-from tools.cli.migrate.operators import foreign_manifests, wanted_secrets
+from tools.cli.migrate.operators import foreign_manifests, new_names, secret_manifests, wanted_secrets
 from tools.cli.migrate.operators.external_secrets import cluster_external_secrets, data, template
 from tools.cli.migrate.operators.external_secrets.kinds import (
     GENERATORS,
@@ -78,7 +78,7 @@ def _convert(
     ours = [each for each in objects if _api_group(each) == GROUP and each["kind"] in checked_kinds()]
     stores = StoreIndex([each for each in objects if each in ours or each["kind"] == "ServiceAccount"], options, result)
     stores.describe()
-    taken = wanted_secrets.taken_names(objects)
+    taken = new_names.find_taken_names(objects)
     made: dict[tuple[str, str], str] = {}
     externals = list(_external_secrets(objects, result, parents))
     names = {(namespace_of(source), _secret_name(source, external)) for source, external in externals}
@@ -97,9 +97,9 @@ def _convert(
                 )
             given = secret
             if options.beside or secret.lost:
-                given = msgspec.structs.replace(secret, name=wanted_secrets.name_beside(secret, names))
-            name = wanted_secrets.free_name(source["metadata"]["name"], given, taken)
-            result.manifests.extend(wanted_secrets.manifests(given, name, classes=options.classes))
+                given = msgspec.structs.replace(secret, name=new_names.name_beside(secret, names))
+            name = new_names.free_name(source["metadata"]["name"], given, taken)
+            result.manifests.extend(secret_manifests.build_manifests(given, name, classes=options.classes))
         except InexpressibleSecret as problem:
             result.note(about, f"is not carried over: {problem}")
             result.remaining.append(origin)
