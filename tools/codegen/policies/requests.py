@@ -72,8 +72,7 @@ EVENTS = AdmissionPolicy(
             f" && has(object.reason) && object.reason in [{', '.join(map(text, (*Reason, ATTENTION)))}]"
             " && has(object.type) && object.type in ['Normal', 'Warning']",
             f"an event must have the reportingController {REPORTER}, its action, one of its reasons, and the type"
-            f" Normal"
-            " or Warning",
+            " Normal or Warning",
         ),
         PolicyValidation(
             "has(object.regarding) && has(object.regarding.kind)"

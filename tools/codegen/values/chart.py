@@ -56,8 +56,7 @@ class ChartValues(ValuesGroup):
         bool,
         Meta(
             description="Write the keys that could be fetched, while the others keep their last good value. With"
-            " false, a"
-            " Secret is written only when all its keys could be fetched."
+            " false, a Secret is written only when all its keys could be fetched."
         ),
     ] = _DEFAULTS.enable_partial_secret_sync
     jitter_seconds: Annotated[
@@ -79,8 +78,8 @@ class ChartValues(ValuesGroup):
         Meta(
             ge=0,
             description=f"Minimum of the annotation {REFRESH_INTERVAL}, by which a SecretSync sets an interval of its"
-            f" own,"
-            " in seconds. 0: the annotation is ignored, and rotationPollIntervalInSeconds counts for every SecretSync.",
+            " own, in seconds. 0: the annotation is ignored, and rotationPollIntervalInSeconds counts for every"
+            " SecretSync.",
         ),
     ] = _DEFAULTS.shortest_refresh_interval
     normal_events: Annotated[
@@ -94,9 +93,8 @@ class ChartValues(ValuesGroup):
     identity_from_service_account: Annotated[
         bool,
         Meta(
-            description="Read clientID and tenantID, where a SecretProviderClass leaves them out,"
-            f" from the annotations {CLIENT_ID} and {TENANT_ID} of the ServiceAccount. The controller may"
-            " then get ServiceAccounts."
+            description="Read clientID and tenantID, where a SecretProviderClass leaves them out, from the annotations"
+            f" {CLIENT_ID} and {TENANT_ID} of the ServiceAccount. The controller may then get ServiceAccounts."
         ),
     ] = _DEFAULTS.identity_from_service_account
     akv_sync: AkvSync = msgspec.field(default_factory=AkvSync)
@@ -110,9 +108,8 @@ class ChartValues(ValuesGroup):
     watch_namespaces: Annotated[
         list[str],
         Meta(
-            description="Namespaces that the controller serves, as a list or comma-separated; empty: all. With a"
-            " list, the"
-            " controller has rights in these namespaces only.",
+            description="Namespaces that the controller serves, as a list or comma-separated; empty: all. With a list,"
+            " the controller has rights in these namespaces only.",
             extra_json_schema=NAMESPACES,
         ),
     ] = msgspec.field(default_factory=list)
@@ -147,18 +144,16 @@ class ChartValues(ValuesGroup):
     ca_bundle: Annotated[
         str,
         Meta(
-            description="Certificates to trust for connections to Entra and the vaults, besides the system's and"
-            " those of"
-            " clouds, as PEM or its base64."
+            description="Certificates to trust for connections to Entra and the vaults, besides the system's and those"
+            " of clouds, as PEM or its base64."
         ),
     ] = ""
     validating_admission_policies: AdmissionPolicies = msgspec.field(default_factory=AdmissionPolicies)
     accept_unrestricted_tokens: Annotated[
         bool,
         Meta(
-            description="Accept an installation for all namespaces without admission policies (before Kubernetes"
-            " 1.30, or"
-            " with applyPolicies=false). The controller can then ask for a token of any ServiceAccount and any"
+            description="Accept an installation for all namespaces without admission policies (before Kubernetes 1.30,"
+            " or with applyPolicies=false). The controller can then ask for a token of any ServiceAccount and any"
             " audience: an attacker who takes over the controller is the cluster's administrator."
         ),
     ] = False
@@ -166,10 +161,9 @@ class ChartValues(ValuesGroup):
         int,
         Meta(
             ge=1,
-            description="Number of the controller's pods. One of them leads and does the work. With 2, the other"
-            " takes over"
-            " within leaderElection.leaseDurationInSeconds (15) if the leader's node is lost, and at once if its pod is"
-            " deleted.",
+            description="Number of the controller's pods. One of them leads and does the work. With 2, the other takes"
+            " over within leaderElection.leaseDurationInSeconds (15) if the leader's node is lost, and at once if its"
+            " pod is deleted.",
         ),
     ] = 1
     leader_election: LeaderElection = msgspec.field(default_factory=LeaderElection)
@@ -241,8 +235,7 @@ class ChartValues(ValuesGroup):
         Free,
         Meta(
             description="The securityContext of all pods. On OpenShift, the default user and group are left out,"
-            " because it"
-            " gives every namespace its own.",
+            " because it gives every namespace its own.",
             extra_json_schema=kubernetes.POD_SECURITY,
         ),
     ] = msgspec.field(

@@ -45,8 +45,7 @@ class CollectorCertificate(ValuesGroup):
         str,
         Meta(
             description="Existing Secret with tls.crt and tls.key for the controller; empty: the chart creates a"
-            " Certificate"
-            " for cert-manager.",
+            " Certificate for cert-manager.",
             extra_json_schema=kubernetes.NAME,
         ),
     ] = ""

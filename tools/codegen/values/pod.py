@@ -180,10 +180,8 @@ class NetworkPolicies(ValuesGroup):
         list[Free],
         Meta(
             description="Connections of the controller that are allowed: to DNS (53, and 5353 on OpenShift), the API"
-            " server"
-            " (443 or 6443), Entra and the vaults (443). The ports of the proxy, of clouds and of the logs' collector"
-            " are"
-            " added.",
+            " server (443 or 6443), Entra and the vaults (443). The ports of the proxy, of clouds and of the logs'"
+            " collector are added.",
             extra_json_schema=kubernetes.EGRESS,
         ),
     ] = msgspec.field(

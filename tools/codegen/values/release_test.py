@@ -69,9 +69,8 @@ class TestSample(ValuesGroup):
         str,
         Meta(
             pattern=r"^([0-9A-Fa-f]{64})?$",
-            description="SHA-256 of the value of test.sample.secretName, in hexadecimal; empty: any value passes."
-            " Do not set it for a"
-            " value that can be guessed.",
+            description="SHA-256 of the value of test.sample.secretName, in hexadecimal; empty: any value passes. Do"
+            " not set it for a value that can be guessed.",
         ),
     ] = ""
     service_account: Annotated[
@@ -92,8 +91,7 @@ class HelmTest(ValuesGroup):
         bool,
         Meta(
             description="Render the objects of `helm test`, which needs rbac.create. With false, the controller does"
-            " not"
-            " accept the cloud that a test brings."
+            " not accept the cloud that a test brings."
         ),
     ] = True
     image: TestImage = msgspec.field(default_factory=TestImage)

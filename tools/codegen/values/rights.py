@@ -25,8 +25,7 @@ class AdmissionPolicies(ValuesGroup):
         bool,
         Meta(
             description="Install the admission policies. Without them the controller may ask for a token of any"
-            " audience and"
-            " write any Secret: see acceptUnrestrictedTokens."
+            " audience and write any Secret: see acceptUnrestrictedTokens."
         ),
     ] = True
     allowed_secret_types: Annotated[
@@ -65,11 +64,9 @@ class TokenRequests(ValuesGroup):
     service_accounts: Annotated[
         list[str],
         Meta(
-            description="Allowed ServiceAccounts, as namespace/name, or as a name for all namespaces that"
-            " are served; as a list or comma-separated. A SecretSync with another ServiceAccount gets a status that"
-            " says"
-            " so. The namespaces must exist. Empty: every ServiceAccount. That of helm test's sample is always"
-            " allowed.",
+            description="Allowed ServiceAccounts, as namespace/name, or as a name for all namespaces that are served;"
+            " as a list or comma-separated. A SecretSync with another ServiceAccount gets a status that says so. The"
+            " namespaces must exist. Empty: every ServiceAccount. That of helm test's sample is always allowed.",
             extra_json_schema=SERVICE_ACCOUNTS,
             examples=[["shop/akv-reader", "akv-sync"]],
         ),
@@ -90,9 +87,8 @@ class RoleValues(ValuesGroup):
         bool,
         Meta(
             description="Let users with the ClusterRole view see AKVSyncs, SecretSyncs and SecretProviderClasses, and"
-            " users"
-            " with edit or admin write them. It has no effect with watchNamespaces, which grants no rights in the"
-            " whole cluster."
+            " users with edit or admin write them. It has no effect with watchNamespaces, which grants no rights in"
+            " the whole cluster."
         ),
     ] = True
 

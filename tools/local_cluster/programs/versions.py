@@ -65,8 +65,7 @@ def go_mod(version: str, upstream: str, about: str, packages: Collection[str]) -
     if not libraries or not etcd:
         raise ClusterError(
             f"the go.mod of Kubernetes {version} does not have the expected form: it replaces no library by"
-            f" ./staging/…,"
-            " or does not require go.etcd.io/etcd/client/v3"
+            " ./staging/…, or does not require go.etcd.io/etcd/client/v3"
         )
     published = "v0." + version.split(".", 1)[1]
     required = {"go.etcd.io/etcd/server/v3": etcd[1]} if any("/etcd/" in package for package in packages) else {}
