@@ -18,13 +18,14 @@ from controller.api.meta import Resource
 from controller.kube import config
 from controller.kube.client import KubeClient
 from controller.kube.resources import METADATA_ONLY, ResourceClient
+from controller.runtime.json_decoding import Undecodable, decode_json
 from tools.cli.common import command, json_depth
 
 JSON_PATCH = "application/json-patch+json"
 _LIST_METADATA_ONLY = METADATA_ONLY.replace("PartialObjectMetadata;", "PartialObjectMetadataList;")
 _USER_AGENT = "akv-secret-store-tools"
 MAX_DEPTH = 200
-"""Levels of nested JSON. Structural schemas and managed fields of real objects have far fewer."""
+"""Levels of nested JSON in metadata that is written back. The managed fields of real objects have far fewer."""
 PAGE_SIZE = 500
 """Objects per page of a list. If a page has more bytes than the client reads, the next request asks for half."""
 MAX_PAGES = 10_000
@@ -199,12 +200,8 @@ class OperatorKubeClient:
 
 def _decode_answer(answer: bytes | bytearray | msgspec.Raw, shape: type[T], what: str) -> T:
     try:
-        try:
-            return msgspec.json.decode(answer, type=shape)
-        except RecursionError:
-            # Managed fields can have 9,995 levels. The fields that the tools read have few.
-            return msgspec.json.decode(json_depth.truncate_depth(answer, MAX_DEPTH), type=shape)
-    except (ValueError, RecursionError) as error:
+        return decode_json(answer, shape)
+    except Undecodable as error:
         raise errors.Refused(f"{what} does not have the form of its kind: {error}") from None
 
 
