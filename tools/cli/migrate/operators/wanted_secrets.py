@@ -1,6 +1,7 @@
 """Define the Secret that a conversion wants, with the keys that carry over and those that are lost. Pure."""
 
 import builtins
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -8,6 +9,9 @@ import msgspec
 from controller.keyvault.credentials import Identity
 from tools.cli.migrate.objects import Manifest
 
+# Documentation of Key Vault, "Vault-name and Object-name" and "Object identifiers".
+OBJECT_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,126}")
+VERSION_ID = re.compile(r"[0-9A-Fa-f]{32}")
 SECRETS_USER = "Key Vault Secrets User"
 PEM_PARTS = ("tls.crt", "tls.key")
 # Maximum number of problems of one object in a note.

@@ -3,18 +3,21 @@
 A part without a counterpart raises `InexpressibleSecret`, which names the best alternative.
 """
 
-import re
 from collections.abc import Iterator
 
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators.akv2k8s.kinds import AzureKeyVaultSecret, VaultObject
-from tools.cli.migrate.operators.wanted_secrets import PEM_PARTS, InexpressibleSecret, SecretEntry
+from tools.cli.migrate.operators.wanted_secrets import (
+    OBJECT_NAME,
+    PEM_PARTS,
+    VERSION_ID,
+    InexpressibleSecret,
+    SecretEntry,
+)
 
 # The key of a new Secret that takes the place of an injected value without a query.
 VALUE_KEY = "value"
-_OBJECT = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,126}")
-_VERSION = re.compile(r"[0-9A-Fa-f]{32}")
 # The key of each type of Secret that has only one key.
 _ONE_KEY = {
     "kubernetes.io/dockerconfigjson": ".dockerconfigjson",
@@ -107,13 +110,13 @@ def _why_not(kind: str) -> str:
 
 
 def _object_name(found: VaultObject) -> str:
-    if not _OBJECT.fullmatch(found.name):
+    if not OBJECT_NAME.fullmatch(found.name):
         raise InexpressibleSecret(f"{found.name!r} is not the name of an object in Key Vault")
     return found.name
 
 
 def _version_of(found: VaultObject) -> str:
-    if found.version and not _VERSION.fullmatch(found.version):
+    if found.version and not VERSION_ID.fullmatch(found.version):
         raise InexpressibleSecret(f"version {found.version!r} is not a version's id, which has 32 hexadecimal digits")
     return found.version
 

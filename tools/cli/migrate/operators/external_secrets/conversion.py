@@ -6,6 +6,7 @@ have no counterpart, the others become a Secret beside it. The notes have the re
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -87,7 +88,7 @@ def _convert(
         origin = SourceObject("externalsecret", namespace_of(source), source["metadata"]["name"])
         parent = parents.get((origin.namespace, origin.name))
         try:
-            secret = _convert_secret(external, source, stores, _ObjectNotes(result, about))
+            secret = _convert_secret(external, source, stores, partial(result.note, about))
             if first := made.get((secret.namespace, secret.name)):
                 raise InexpressibleSecret(f"{first} writes the same Secret {secret.name}: merge the two by hand")
             if parent and (child := blockers.get(parent)) and not secret.lost:
@@ -133,17 +134,6 @@ def _build_takeover(
 
 def _secret_name(source: Manifest, external: ExternalSecret) -> str:
     return external.spec.target.name or str(source["metadata"]["name"])
-
-
-class _ObjectNotes(msgspec.Struct, frozen=True):
-    """Adds notes about one object to a result."""
-
-    result: ConversionResult
-    about: str
-
-    def __call__(self, text: str) -> None:
-        """Add a note about the object."""
-        self.result.note(self.about, text)
 
 
 def _api_group(manifest: Manifest) -> str:
@@ -198,7 +188,9 @@ def _read_manifest(manifest: Manifest, shape: type[T], result: ConversionResult)
     return read
 
 
-def _convert_secret(external: ExternalSecret, source: Manifest, stores: StoreIndex, say: _ObjectNotes) -> WantedSecret:
+def _convert_secret(
+    external: ExternalSecret, source: Manifest, stores: StoreIndex, note: Callable[[str], None]
+) -> WantedSecret:
     """Return the Secret that an ExternalSecret writes. Raise `InexpressibleSecret`, with the best alternative."""
     spec, target = external.spec, external.spec.target
     where = namespace_of(source)
@@ -217,21 +209,21 @@ def _convert_secret(external: ExternalSecret, source: Manifest, stores: StoreInd
         stores.reader(spec.secret_store_ref, where)
     if not spec.data and not spec.data_from:
         raise InexpressibleSecret("it has neither data nor dataFrom")
-    keys = _convert_keys(external, where, stores, say)
+    keys = _convert_keys(external, where, stores, note)
     if target.deletion_policy != "Retain":
-        say(f"deletionPolicy {target.deletion_policy} has no counterpart: {_KEEPS}")
+        note(f"deletionPolicy {target.deletion_policy} has no counterpart: {_KEEPS}")
     if target.immutable:
-        say("immutable has no counterpart: delete the Secret once, so that the controller can write new values")
+        note("immutable has no counterpart: delete the Secret once, so that the controller can write new values")
     if target.creation_policy == "Orphan":
-        say("creationPolicy Orphan has no counterpart: the Secret is deleted with its AKVSync or SecretSync")
+        note("creationPolicy Orphan has no counterpart: the Secret is deleted with its AKVSync or SecretSync")
     if spec.refresh_policy not in ("", "Periodic") or _NO_INTERVAL.fullmatch(str(spec.refresh_interval)):
-        say("today the Secret is written once, or only on an edit: this controller updates it from the vault")
+        note("today the Secret is written once, or only on an edit: this controller updates it from the vault")
     if spec.sync_windows is not None:
-        say("syncWindows has no counterpart: the next poll writes a changed value")
+        note("syncWindows has no counterpart: the next poll writes a changed value")
     kind = (target.template.type if target.template else "") or DEFAULT_TYPE
     if kind == TLS_TYPE and "tls.key" in keys.entries:
-        say(_KEY_FORM.format("tls.key"))
-    labels, annotations = _convert_metadata(external, say)
+        note(_KEY_FORM.format("tls.key"))
+    labels, annotations = _convert_metadata(external, note)
     return WantedSecret(
         namespace=where,
         name=_secret_name(source, external),
@@ -255,7 +247,7 @@ class _ConvertedKeys(msgspec.Struct, frozen=True):
 
 
 def _convert_keys(
-    external: ExternalSecret, where: str, stores: StoreIndex, say: Callable[[str], None]
+    external: ExternalSecret, where: str, stores: StoreIndex, note: Callable[[str], None]
 ) -> _ConvertedKeys:
     """Return the keys that carry over. Raise `InexpressibleSecret` if there are none."""
     spec = external.spec
@@ -266,7 +258,7 @@ def _convert_keys(
     if many.found:
         ((whole, reader),) = many.found
         return _ConvertedKeys(reader, whole=whole, lost=dict(many.problems) | _name_keys(read.problems))
-    entries, lost = _apply_template(external, read, say)
+    entries, lost = _apply_template(external, read, note)
     for key in [key for key in entries if secret_limits.key_violation(key)]:
         lost[key] = str(secret_limits.key_violation(key))
         del entries[key]
@@ -281,7 +273,7 @@ def _name_keys(problems: Mapping[str, str]) -> dict[str, str]:
 
 
 def _apply_template(
-    external: ExternalSecret, read: data.ConvertedValues, say: Callable[[str], None]
+    external: ExternalSecret, read: data.ConvertedValues, note: Callable[[str], None]
 ) -> tuple[dict[str, SecretEntry], dict[str, str]]:
     """Return the keys of the Secret, the values themselves or those that a template names, and why others are lost."""
     found, values = external.spec.target.template, read.values
@@ -311,16 +303,16 @@ def _apply_template(
         encoding = "base64" if parsed.decodes else values[parsed.key].encoding
         entries[key] = msgspec.structs.replace(values[parsed.key], key=key, part=parsed.part, encoding=encoding)
         if parsed.part == "tls.key":
-            say(_KEY_FORM.format(key))
+            note(_KEY_FORM.format(key))
     return entries, lost
 
 
-def _convert_metadata(external: ExternalSecret, say: Callable[[str], None]) -> tuple[dict[str, str], dict[str, str]]:
+def _convert_metadata(external: ExternalSecret, note: Callable[[str], None]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the Secret's labels and annotations: those of the template, or else those of the ExternalSecret."""
     found = external.spec.target.template
     given = found.metadata if found else external.metadata
     if found and found.metadata.finalizers:
-        say("finalizers of the Secret are not set")
+        note("finalizers of the Secret are not set")
     labels, annotations = given.labels, given.annotations
     for what, texts in (("label", labels), ("annotation", annotations)):
         if key := next((key for key, text in texts.items() if template.is_template(key + text)), ""):
@@ -329,5 +321,5 @@ def _convert_metadata(external: ExternalSecret, say: Callable[[str], None]) -> t
     for what, before, after in (("label", labels, kept[0]), ("annotation", annotations, kept[1])):
         # kubectl and GitOps tools set their own on every object. Those of the ExternalSecret need no note.
         if found and (lost := sorted(before.keys() - after.keys())):
-            say(f"the {what} {lost[0]!r} belongs to another tool: set it on the Secret if you need it")
+            note(f"the {what} {lost[0]!r} belongs to another tool: set it on the Secret if you need it")
     return kept

@@ -17,7 +17,13 @@ from tools.cli.migrate.operators.external_secrets.kinds import (
     StoreRef,
 )
 from tools.cli.migrate.operators.external_secrets.stores import StoreIndex
-from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, SecretEntry, VaultIdentity
+from tools.cli.migrate.operators.wanted_secrets import (
+    OBJECT_NAME,
+    VERSION_ID,
+    InexpressibleSecret,
+    SecretEntry,
+    VaultIdentity,
+)
 
 GENERATOR = "generators have no counterpart: generate the value once, store it in the vault, and sync it from there"
 TAGS = "tags cannot become values: store their contents in a secret of the vault"
@@ -26,9 +32,7 @@ _NAME = r"(?:[0-9A-Za-z-]|\\-)"
 _REGEXP = re.compile(rf"\^?(?:{_NAME}|\.[*+]?)*\$?")
 _PREFIX = re.compile(rf"\^({_NAME}+)")
 _PREFIX_AND_REST = re.compile(rf"\^({_NAME}+)\(\.[*+]\)\$?")
-_SECRET = re.compile(r"(secret/)?([0-9A-Za-z][0-9A-Za-z-]{0,126})")
-_OBJECT = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,126}")
-_VERSION = re.compile(r"[0-9A-Fa-f]{32}")
+_SECRET = re.compile(rf"(secret/)?({OBJECT_NAME.pattern})")
 # A path with the same meaning for GJSON and this controller: no modifier, wildcard or query. \. is a dot in a name.
 _PROPERTY = re.compile(r"(?=.{1,128}$)[A-Za-z0-9_-]+(\\?\.[A-Za-z0-9_-]+)*")
 
@@ -111,14 +115,14 @@ def _convert_entry(key: str, ref: RemoteRef) -> SecretEntry:
             f"{ref.key} is DER there, and a PEM here: map it in a SecretProviderClass with objectType cert, in a"
             " separate Secret, and let the workload read that"
         )
-    if kind not in ("", "secret") or not _OBJECT.fullmatch(rest):
+    if kind not in ("", "secret") or not OBJECT_NAME.fullmatch(rest):
         raise InexpressibleSecret(f"{ref.key!r} is not the name of an object in Key Vault")
     if ref.property and not _PROPERTY.fullmatch(ref.property):
         raise InexpressibleSecret(
             f"property {ref.property!r} is more than names with dots between them: store its result as a separate"
             " secret in the vault"
         )
-    if ref.version and not _VERSION.fullmatch(ref.version):
+    if ref.version and not VERSION_ID.fullmatch(ref.version):
         raise InexpressibleSecret(f"version {ref.version!r} is not a version's id, which has 32 hexadecimal digits")
     if ref.decoding_strategy not in ("None", "Base64"):
         raise InexpressibleSecret(

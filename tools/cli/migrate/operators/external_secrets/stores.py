@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from urllib.parse import urlsplit
 
 import msgspec
@@ -79,9 +80,7 @@ class StoreIndex:
 
     def _reader(self, store: Manifest, where: str, *, alone: bool = False) -> VaultIdentity:
         about = qualified_name(store)
-
-        def say(text: str) -> None:
-            self._result.note(about, text)
+        note = partial(self._result.note, about)
 
         try:
             read = foreign_manifests.read(store, SecretStore)
@@ -94,13 +93,13 @@ class StoreIndex:
         except msgspec.ValidationError as error:
             raise InexpressibleSecret(f"it does not have the form of its kind: {error}") from error
         for path in foreign_manifests.unknown_fields(read.spec.provider["azurekv"], azure):
-            say(f"azurekv.{path} is not known here and is left out")
+            note(f"azurekv.{path} is not known here and is left out")
         if read.spec.conditions:
-            say("its conditions have no counterpart: the federated credentials decide which namespaces read the vault")
+            note("its conditions have no counterpart: the federated credentials decide which namespaces read the vault")
         if read.spec.controller:
-            say("its controller class has no counterpart: only one release of this controller leads")
+            note("its controller class has no counterpart: only one release of this controller leads")
         vault, cloud = self._vault_of(azure)
-        client, tenant, account = self._identity_of(azure, where, say, alone=alone)
+        client, tenant, account = self._identity_of(azure, where, note, alone=alone)
         return VaultIdentity(vault=vault, client_id=client, tenant_id=tenant, service_account=account, cloud=cloud)
 
     def _vault_of(self, azure: AzureKV) -> tuple[str, str]:
@@ -131,7 +130,7 @@ class StoreIndex:
         )
 
     def _identity_of(
-        self, azure: AzureKV, where: str, say: Callable[[str], None], *, alone: bool
+        self, azure: AzureKV, where: str, note: Callable[[str], None], *, alone: bool
     ) -> tuple[str, str, str]:
         """Return the client id, the tenant and the ServiceAccount. Raise `InexpressibleSecret`.
 
@@ -148,21 +147,21 @@ class StoreIndex:
                 client = client or annotations.get(CLIENT_ANNOTATION, "")
                 account = account or (ref.name if ref else "")
                 if ref is None:
-                    say(
+                    note(
                         "External Secrets reads the vault with its own ServiceAccount; this controller uses a"
                         " ServiceAccount of each namespace: give --service-account and --client-id"
                     )
                 elif home != where and not alone:
-                    say(
+                    note(
                         f"its ServiceAccount {home}/{ref.name} serves namespace {where}; this controller uses a"
                         f" ServiceAccount in the Secret's namespace: create {account} in {where}"
                     )
             case "ManagedIdentity":
                 if CLIENT.fullmatch(azure.identity_id):
                     client = client or azure.identity_id
-                say("the managed identity of the nodes is not used: federate it with the ServiceAccount")
+                note("the managed identity of the nodes is not used: federate it with the ServiceAccount")
             case "ServicePrincipal":
-                say(
+                note(
                     "it signs in with a service principal's credential, which this controller does not use: federate a"
                     " managed identity with the ServiceAccount (or that application: az ad app federated-credential"
                     " create), give its id with --client-id, and revoke the credential at the end"
@@ -170,7 +169,7 @@ class StoreIndex:
             case other:
                 raise InexpressibleSecret(f"authType {other!r} is not known: write an AKVSync by hand")
         if secret and azure.auth_type == "WorkloadIdentity" and not self._options.client_id:
-            say("its client id is in a Secret, and this command reads no Secret: give --client-id")
+            note("its client id is in a Secret, and this command reads no Secret: give --client-id")
         if not client:
             raise InexpressibleSecret(_NO_CLIENT)
         if not tenant:
