@@ -160,6 +160,13 @@ class OperatorKubeClient:
         """Return the API server's version, such as v1.37.2."""
         return (await self.get_as("/version", _ServerVersion)).git_version
 
+    async def read_issuer(self) -> str:
+        """Return the issuer of the cluster's tokens, or an empty text if the caller cannot read it."""
+        try:
+            return str((await self.get_object("/.well-known/openid-configuration"))["issuer"])
+        except (errors.KubeError, KeyError):
+            return ""
+
     async def _list_items(
         self, path: str, labels: str, fields: str = "", accept: str = "application/json"
     ) -> list[msgspec.Raw]:

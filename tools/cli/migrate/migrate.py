@@ -73,11 +73,7 @@ async def read_cluster(caller: OperatorKubeClient, namespace: str) -> tuple[list
                 found += [_add_type(item, api, plural) for item in await caller.list_objects(f"{api}{at}/{plural}")]
             except errors.NotFound:
                 continue  # the kind is not installed: SecretSync comes with stage 3 of the report
-    try:
-        issuer = str((await caller.get_object("/.well-known/openid-configuration"))["issuer"])
-    except errors.KubeError:
-        issuer = ""
-    return found, issuer
+    return found, await caller.read_issuer()
 
 
 def _add_type(item: Object, api: str, plural: str) -> Object:

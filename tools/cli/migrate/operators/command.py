@@ -185,7 +185,7 @@ async def run(args: argparse.Namespace) -> int:
     if args.cluster:
         async with connect(args.kubeconfig) as caller:
             found = await _gather_objects(caller, tool, args.namespace)
-            issuer = issuer or await _read_issuer(caller)
+            issuer = issuer or await caller.read_issuer()
     elif args.namespace:
         kept = [each for each in found.objects if _is_in(each, args.namespace)]
         found = msgspec.structs.replace(found, objects=kept)
@@ -242,10 +242,3 @@ async def _gather_objects(caller: OperatorKubeClient, tool: _OperatorTool, names
             if number == 0:
                 raise BadInput(f"the cluster does not serve {place.kind} of {place.group}")
     return found
-
-
-async def _read_issuer(caller: OperatorKubeClient) -> str:
-    try:
-        return str((await caller.get_object("/.well-known/openid-configuration"))["issuer"])
-    except (errors.KubeError, KeyError):
-        return ""
