@@ -9,7 +9,7 @@ from controller.config.settings import Settings
 from controller.domain.provider_class import ObjectVersionRef
 from controller.domain.values import VaultValue
 from controller.errors import ControllerError, ObjectError, ParsingDeferred, ProviderError, Retry
-from controller.runtime.parsing import ParsingPool
+from controller.runtime.threads.parsing import ParsingPool
 from controller.secretsync import value_fetcher
 from tests.support.builders import make_secret_meta, make_value
 from tests.unit.secretsync.syncer.harness import (
