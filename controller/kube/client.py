@@ -81,6 +81,7 @@ class KubeClient:
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
             auto_decompress=False,
             read_bufsize=2**20,
+            trace_configs=[_new_fence()],
         )
         return self
 
@@ -109,6 +110,7 @@ class KubeClient:
                 data=None if body is None else content,
                 headers=headers,
                 timeout=limits,
+                trace_request_ctx=None if method == "GET" else self.check_write,
                 ssl=self._access.tls(),
                 proxy=self._access.proxy,
                 server_hostname=self._access.server_name,
@@ -195,6 +197,21 @@ def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         if (option := getattr(socket, name, None)) is not None:  # other systems than Linux lack some of them
             made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
+
+
+def _new_fence() -> aiohttp.TraceConfig:
+    """Return the configuration of a session that checks a write again when its new connection is ready.
+
+    A process that was suspended while it connected can resume after another one took over.
+    """
+
+    async def check_write(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionCreateEndParams) -> None:
+        if context.trace_request_ctx:
+            context.trace_request_ctx()
+
+    fence = aiohttp.TraceConfig()
+    fence.on_connection_create_end.append(check_write)
+    return fence
 
 
 def _allow_all() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import socket
 import ssl
@@ -9,6 +10,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,6 +25,7 @@ from tests.support import canaries
 from tests.support.canaries import SOME_FORMS
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
 from tests.unit.kube.client.calls import CANARY, META, PARTIAL, Call, catch_error, probe_secret
+from tools.keyvault_emulator.tls import LocalAuthority
 from tools.local_cluster.pki import ClusterAuthority
 
 POLICY = "secrets is forbidden: ValidatingAdmissionPolicy 'akv' with binding 'akv' denied request: not this type"
@@ -160,6 +163,43 @@ async def test_closed_port_is_reported_as_unreachable() -> None:
         error = await catch_error(probe_secret(api))
     assert isinstance(error, errors.Unreachable)
     assert error.status == 0
+
+
+async def test_write_of_a_process_that_lost_the_lease_while_it_connected_is_not_sent(tmp_path: Path) -> None:
+    """A process can be suspended between the check of its Lease and the end of the TLS handshake."""
+    authority = LocalAuthority(tmp_path)
+    connecting, continues = asyncio.Event(), asyncio.Event()
+    leads = True
+
+    def check() -> None:
+        if not leads:
+            raise errors.NotLeading("it does not lead any more")
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connecting.set()
+        await continues.wait()
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
+        await asyncio.gather(pump(reader, to_server), pump(from_server, writer))
+
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.closing(target), contextlib.suppress(ConnectionError):
+            while data := await source.read(2**16):
+                target.write(data)
+
+    async with (
+        run_api_server(authority.server_context(tmp_path, ["127.0.0.1"])) as server,
+        await asyncio.start_server(relay, "127.0.0.1", 0) as front,
+    ):
+        access = server.client_config(authority.file)
+        address = f"https://127.0.0.1:{front.sockets[0].getsockname()[1]}"
+        async with KubeClient(access._replace(server=address)) as api:
+            write = asyncio.create_task(api.with_fence(check).call("POST", "/api/v1/namespaces/n/secrets", body={}))
+            await connecting.wait()
+            leads = False
+            continues.set()
+            with pytest.raises(errors.NotLeading):
+                await asyncio.wait_for(write, 5)
+        assert not server.requests
 
 
 async def test_only_the_clusters_own_authority_is_trusted(tmp_path: Path) -> None:
