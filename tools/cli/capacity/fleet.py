@@ -157,7 +157,8 @@ def _max_jitter(fleet: Fleet) -> float:
 
 
 def _choose_interval(fleet: Fleet, jitter: float) -> float:
-    return min(Settings().rotation_poll_interval, (fleet.wait or math.inf) - jitter)
+    """Return the interval of the chart, or the jitter if that is longer, within the wait."""
+    return min(max(Settings().rotation_poll_interval, jitter), (fleet.wait or math.inf) - jitter)
 
 
 def _choose_jitter(fleet: Fleet, clusters: int, polls: int) -> int:

@@ -76,6 +76,7 @@ def test_peak_stays_below_the_limit_of_the_vault(secrets: int, clusters: int) ->
 @example(requested=Fleet(clusters=10, secrets=5_000, risk=0.5))
 @example(requested=Fleet(clusters=100, secrets=40, interval=1, per=10))
 @example(requested=Fleet(clusters=100, secrets=4, interval=1))
+@example(requested=Fleet(clusters=495, secrets=286, wait=7214, risk=1e-8, per=10))
 def test_no_plan_exceeds_the_limit_of_a_vault(requested: Fleet) -> None:
     try:
         found = fleet.plan_fleet(requested)
