@@ -164,7 +164,8 @@ def test_health_of_users_objects_follows_the_lua_checks(plane: ControlPlane, spa
     space.set_secret("a", "1")
     good, bad = space.sync("good", {"k": "a"}), space.sync("bad", {"k": "missing"})
     manifests = [space.provider_class("a"), good, bad]
-    assert users.sync(manifests)["error"] == "", json.dumps(users.report["results"])
+    # Argo CD repeats a failed sync. On a busy machine, the discovery of the API server can be behind.
+    eventually(lambda: users.sync(manifests)["error"], lambda error: not error)
     space.wait_secret("good", {"k": "1"})
     space.wait_reason("bad", Reason.INPUT_INVALID)
     report = users.sync(manifests)
