@@ -9,10 +9,12 @@ import contextlib
 import copy
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.connector import Connection
 
 from controller import errors
 from controller.api.meta import Wire
@@ -49,6 +51,21 @@ class _StatusBody(Wire, frozen=True, kw_only=True):
     reason: str = ""
 
 
+_current_check: ContextVar[Callable[[], None]] = ContextVar("current_check")
+"""The check of the current task's request."""
+
+
+class _FencedRequest(aiohttp.ClientRequest):
+    """A request that is checked again when its connection is ready.
+
+    A process that was suspended while it connected can resume after another one took over.
+    """
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        _current_check.get()()
+        return await super().send(conn)
+
+
 class KubeClient:
     """A connection pool to the API server. Use it as an async context manager.
 
@@ -81,7 +98,7 @@ class KubeClient:
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
             auto_decompress=False,
             read_bufsize=2**20,
-            trace_configs=[_new_fence()],
+            request_class=_FencedRequest,
         )
         return self
 
@@ -101,8 +118,9 @@ class KubeClient:
         try:
             if authorization := await self._access.authorization():
                 headers["Authorization"] = authorization
-            if method != "GET":
-                self.check_write()
+            check = _allow_all if method == "GET" else self.check_write
+            check()
+            _current_check.set(check)
             async with self._session.request(
                 method,
                 self._access.server + path,
@@ -110,7 +128,6 @@ class KubeClient:
                 data=None if body is None else content,
                 headers=headers,
                 timeout=limits,
-                trace_request_ctx=None if method == "GET" else self.check_write,
                 ssl=self._access.tls(),
                 proxy=self._access.proxy,
                 server_hostname=self._access.server_name,
@@ -197,21 +214,6 @@ def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         if (option := getattr(socket, name, None)) is not None:  # other systems than Linux lack some of them
             made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
-
-
-def _new_fence() -> aiohttp.TraceConfig:
-    """Return the configuration of a session that checks a write again when its new connection is ready.
-
-    A process that was suspended while it connected can resume after another one took over.
-    """
-
-    async def check_write(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionCreateEndParams) -> None:
-        if context.trace_request_ctx:
-            context.trace_request_ctx()
-
-    fence = aiohttp.TraceConfig()
-    fence.on_connection_create_end.append(check_write)
-    return fence
 
 
 def _allow_all() -> None:
