@@ -300,7 +300,7 @@ def _unusable_keys(
 
     An expanded item is not one of them if the Secret has lost some of its usable properties.
     """
-    if task.keys is None:
+    if task.keys is None or not written.unusable:
         return {}
     properties = group_properties(sync.status.objects)
     lost = {
